@@ -1,0 +1,1 @@
+"""Quantitative susceptibility mapping: from gradient-echo phase to susceptibility."""

@@ -1,0 +1,153 @@
+"""The one FFT layer: float32 real-to-complex transforms by FFTW, planned once a shape and remembered on disk.
+
+A Plan owns one aligned real and one aligned half-spectrum array to work in. Transforms are not normalised:
+multiply a filter by `plan.scale` (1/N) instead of spending a pass over memory. Inverse transforms destroy
+their input. Plans are cached per thread of control, so two threads never share work arrays.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pyfftw
+from platformdirs import user_cache_path
+
+from qsm_runtime.kernels.threads import get_threads
+
+MAX_PLANS = 4  # a thread; each holds two work arrays
+_plans = threading.local()
+_wisdom_lock = threading.Lock()
+_wisdom_loaded = False
+
+
+def smooth_size(n: int, even: bool = False) -> int:
+    """Smallest 2-3-5-7-smooth integer >= n (even where asked)."""
+    m = max(int(n), 1)
+    while True:
+        r = m
+        for p in (2, 3, 5, 7):
+            while r % p == 0:
+                r //= p
+        if r == 1 and not (even and m % 2):
+            return m
+        m += 1
+
+
+def padded_shape(shape: tuple[int, ...], margin: tuple[int, ...] = (0, 0, 0)) -> tuple[int, int, int]:
+    """FFT shape that holds `shape` plus `margin` voxels an axis: smooth sizes, even in the last axis."""
+    nx, ny, nz = (n + m for n, m in zip(shape, margin, strict=True))
+    return smooth_size(nx), smooth_size(ny), smooth_size(nz, even=True)
+
+
+def wisdom_path() -> Path:
+    """File of FFTW's wisdom for this host; QSM_CACHE_DIR moves it."""
+    base = os.environ.get("QSM_CACHE_DIR")
+    return (Path(base) if base else user_cache_path("qsm_runtime")) / "fftw_wisdom_f32.txt"
+
+
+def load_wisdom() -> bool:
+    """Read wisdom kept by an earlier run; a missing or unreadable file is no error, planning is only slower."""
+    global _wisdom_loaded
+    _wisdom_loaded = True
+    try:
+        text = wisdom_path().read_bytes()
+    except OSError:
+        return False
+    pyfftw.import_wisdom((b"", text, b""))
+    return True
+
+
+def save_wisdom() -> bool:
+    """Keep what planning learned; False where the cache folder cannot be written."""
+    path = wisdom_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(pyfftw.export_wisdom()[1])
+        temporary.replace(path)
+    except OSError:
+        return False
+    return True
+
+
+class Plan:
+    """Forward and inverse real transform of one 3-D shape.
+
+    real      float32 `shape`, work array
+    spectrum  complex64 (nx, ny, nz//2 + 1), work array
+    scale     1/N: what a filter must be multiplied by so that inverse(forward(x) * filter) is normalised
+    """
+
+    def __init__(self, shape: tuple[int, int, int], threads: int) -> None:
+        self.shape = shape
+        self.half_shape = (shape[0], shape[1], shape[2] // 2 + 1)
+        self.threads = threads
+        self.scale = 1.0 / (shape[0] * shape[1] * shape[2])
+        self.real = self.new_real()
+        self.spectrum = self.new_spectrum()
+        known = self._build(("FFTW_MEASURE", "FFTW_WISDOM_ONLY"))
+        if not known:
+            self._build(("FFTW_MEASURE",))
+            save_wisdom()
+
+    def _build(self, flags: tuple[str, ...]) -> bool:
+        try:
+            self._forward = pyfftw.FFTW(self.real, self.spectrum, axes=(0, 1, 2), flags=flags, threads=self.threads)
+            self._inverse = pyfftw.FFTW(
+                self.spectrum,
+                self.real,
+                axes=(0, 1, 2),
+                direction="FFTW_BACKWARD",
+                flags=(*flags, "FFTW_DESTROY_INPUT"),
+                threads=self.threads,
+            )
+        except RuntimeError:  # no wisdom for this shape yet
+            return False
+        return True
+
+    def new_real(self) -> np.ndarray:
+        """Uninitialised aligned float32 array of the plan's shape."""
+        return pyfftw.empty_aligned(self.shape, np.float32)
+
+    def new_spectrum(self) -> np.ndarray:
+        """Uninitialised aligned complex64 array of the plan's half-spectrum shape."""
+        return pyfftw.empty_aligned(self.half_shape, np.complex64)
+
+    def forward(self, x: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Transform `x` (default the plan's real array) into `out` (default its spectrum array). `x` is kept."""
+        x = self.real if x is None else x
+        out = self.spectrum if out is None else out
+        self._forward.update_arrays(x, out)
+        self._forward.execute()
+        return out
+
+    def inverse(self, c: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Transform `c` (default the plan's spectrum) into `out` (default its real array), unscaled; `c` is lost."""
+        c = self.spectrum if c is None else c
+        out = self.real if out is None else out
+        self._inverse.update_arrays(c, out)
+        self._inverse.execute()
+        return out
+
+
+def plan(shape: tuple[int, int, int]) -> Plan:
+    """The cached plan of `shape` at the current thread count."""
+    with _wisdom_lock:
+        if not _wisdom_loaded:
+            load_wisdom()
+    cache: OrderedDict[tuple[tuple[int, int, int], int], Plan] = _plans.__dict__.setdefault("cache", OrderedDict())
+    key = (tuple(int(n) for n in shape), get_threads())
+    if key not in cache:
+        with _wisdom_lock:  # FFTW's planner is not thread-safe
+            cache[key] = Plan(*key)
+        while len(cache) > MAX_PLANS:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def release() -> None:
+    """Drop this thread's plans and their work arrays."""
+    _plans.__dict__.pop("cache", None)
