@@ -39,3 +39,7 @@ class OutputError(QsmError, OSError):
     """A result could not be written; nothing half-written is left behind."""
 
     exit_code = 5
+
+
+class QsmWarning(UserWarning):
+    """A result that stands, made in another way than asked or of doubtful quality: the message says why."""

@@ -1,0 +1,66 @@
+"""SHARP: a field without sources in a ball equals its mean over the ball, so what differs from the mean is local.
+
+Schweser 2011, 10.1016/j.neuroimage.2010.10.070
+
+    M (d - S) * f = M (d - S) * f_local        M: voxels whose ball lies in the mask
+    F f_local = F[M (d - S) * f] / (1 - S^)    where |1 - S^| >= threshold, else 0
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels import fft
+from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.distance import distance_inside
+from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
+
+
+def sharp(
+    total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, radius_mm: float = 6.0, threshold: float = 0.05
+) -> tuple[np.ndarray, np.ndarray]:
+    """Local field in ppm (float32) and the voxels where it is valid: those `radius_mm` inside the mask.
+
+    total_ppm  float32 (x, y, z), total field in ppm
+    mask       bool (x, y, z)
+    radius_mm  radius of the ball; a larger one keeps more of the slowly varying local field, and erodes more
+    threshold  spatial frequencies with |1 - S^| below it are not deconvolved, 0..1
+    """
+    require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
+    require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
+    field = masked_field(total_ppm, mask, grid)
+    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
+    refuse_empty(valid, "SHARP", radius_mm)
+
+    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
+    box = box_of(mask, margin)
+    plan = fft.plan(box.fft_shape)
+    mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
+    inside = np.zeros(plan.shape, np.bool_)
+    inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
+
+    spectrum = plan.forward(embed(field, box, plan.real))
+    multiply_quadrant(spectrum, (1 - mean) * np.float32(plan.scale), spectrum)
+    keep(plan.inverse(), inside)
+    multiply_quadrant(plan.forward(), inverse_of_difference(mean, threshold, plan.scale), spectrum)
+    local = keep(plan.inverse(), inside)
+    return extract(local, box, grid.shape), valid
+
+
+def inverse_of_difference(mean: np.ndarray, threshold: float, scale: float) -> np.ndarray:
+    """scale / (1 - S^) where |1 - S^| >= threshold, else 0."""
+    difference = 1 - mean
+    kept = np.abs(difference) >= threshold
+    return np.where(kept, np.float32(scale) / np.where(kept, difference, 1), 0).astype(np.float32)
+
+
+@njit(parallel=True, cache=True)
+def keep(x, mask):
+    """Zero `x` outside the mask, in place; returns it."""
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                if not mask[i, j, k]:
+                    x[i, j, k] = 0
+    return x

@@ -1,0 +1,94 @@
+"""V-SHARP: SHARP with the largest ball that fits at each voxel, down to the mask's last voxel but one.
+
+Li 2011, 10.1016/j.neuroimage.2010.11.088; Wu 2012, 10.1002/mrm.23000
+
+    g = sum_i M_i (d - S_i) * f                M_i: voxels where ball i is the largest that fits
+    F f_local = F[g] / (1 - S_0^)              S_0 the largest ball, where |1 - S_0^| >= threshold, else 0
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit, prange
+
+from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.sharp import inverse_of_difference, keep
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels import fft
+from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.distance import distance_inside
+from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
+
+
+def vsharp(
+    total_ppm: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    radius_mm: float = 12.0,
+    smallest_radius_mm: float = 1.0,
+    radius_step_mm: float = 1.0,
+    threshold: float = 0.05,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Local field in ppm (float32) and the voxels where it is valid: those in which the smallest ball fits.
+
+    total_ppm           float32 (x, y, z), total field in ppm
+    mask                bool (x, y, z)
+    radius_mm           radius of the largest ball
+    smallest_radius_mm  radius of the smallest; below a voxel's width it is the seven-point Laplacian
+    radius_step_mm      from one radius to the next
+    threshold           spatial frequencies with |1 - S_0^| below it are not deconvolved, 0..1
+    """
+    require(0 < smallest_radius_mm <= radius_mm, "smallest_radius_mm", "above 0, up to radius_mm", smallest_radius_mm)
+    require(radius_step_mm > 0, "radius_step_mm", "above 0", radius_step_mm)
+    require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
+    field = masked_field(total_ppm, mask, grid)
+    radii = radii_between(radius_mm, smallest_radius_mm, radius_step_mm)
+    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
+    box = box_of(mask, margin)
+    plan = fft.plan(box.fft_shape)
+    ball = largest_ball(mask, grid, radii)
+    refuse_empty(ball >= 0, "V-SHARP", smallest_radius_mm)
+    inside = np.full(plan.shape, -1, np.int8)
+    inside[tuple(slice(n) for n in box.size)] = ball[box.slices]
+
+    residual = embed(field, box, plan.new_real())
+    spectrum = plan.forward(residual).copy()
+    for n, radius in enumerate(radii):
+        if not (inside == n).any():
+            continue
+        multiply_quadrant(spectrum, sphere_quadrant(plan.shape, grid.voxel_mm, radius, plan.scale), plan.spectrum)
+        _subtract_where(residual, plan.inverse(), inside, n)
+        if progress is not None:
+            progress((n + 1) / (len(radii) + 1))
+    keep(residual, inside >= 0)
+    mean = sphere_quadrant(plan.shape, grid.voxel_mm, radii[0])
+    multiply_quadrant(plan.forward(residual), inverse_of_difference(mean, threshold, plan.scale), plan.spectrum)
+    local = keep(plan.inverse(), inside >= 0)
+    return extract(local, box, grid.shape), ball >= 0
+
+
+def radii_between(largest_mm: float, smallest_mm: float, step_mm: float) -> list[float]:
+    """Radii from the largest down by `step_mm`, the smallest always among them."""
+    count = int(np.ceil((largest_mm - smallest_mm) / step_mm - 1e-6))
+    return [largest_mm - n * step_mm for n in range(count)] + [smallest_mm]
+
+
+def largest_ball(mask: np.ndarray, grid: Grid, radii_mm: list[float]) -> np.ndarray:
+    """Index of the largest ball that fits at each voxel (radii from large to small), -1 where none does: int8."""
+    distance_mm = distance_inside(mask, grid.voxel_mm)
+    ball = np.full(mask.shape, -1, np.int8)
+    for n in reversed(range(len(radii_mm))):
+        ball[sphere_fits(mask, distance_mm, grid.voxel_mm, radii_mm[n])] = n
+    return ball
+
+
+@njit(parallel=True, cache=True)
+def _subtract_where(x, y, index, n):
+    """x -= y where index == n, in place."""
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                if index[i, j, k] == n:
+                    x[i, j, k] -= y[i, j, k]

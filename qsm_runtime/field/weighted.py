@@ -1,0 +1,58 @@
+"""Weighted mean of the echoes' frequencies, with weights that know noise and dephasing. Needs the offset removed.
+
+Robinson et al. 2017, 10.1002/nbm.3601:  f = sum(w_e phi_e / TE_e) / sum(w_e),  w_e = TE_e^2 / var(phi_e).
+Thermal noise gives var = (noise / m_e)^2, the usual (m_e TE_e)^2 weights. Where the field changes across a voxel
+by `spread`, the voxel's phase departs from w TE in second order of the spread it has built up, so late echoes near
+air, veins and bleeds are wrong rather than noisy: var += (dephasing (spread TE_e)^2)^2 keeps them from pulling.
+The spread comes from a first estimate of the field itself.
+"""
+
+import numpy as np
+
+from qsm_runtime.errors import ReconstructionError, UsageError
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.echo_fit import combine_echoes, noise_level, spread_across_voxel
+from qsm_runtime.units import rad_per_ppm
+
+_NO_SPREAD = np.empty((0, 0, 0), np.float32)
+
+
+def weighted(
+    phase_rad: np.ndarray,
+    magnitude: np.ndarray,
+    echo_times_s: tuple[float, ...],
+    b0_tesla: float,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    dephasing: float = 0.1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Total field in ppm and its reliability in 1/ppm (inverse standard deviation), float32 (x, y, z).
+
+    phase_rad   float32 (echo, x, y, z): offset removed, at least the first echo unwrapped in space; later echoes
+                are taken to the branch nearest the estimate that the earlier ones give
+    magnitude   float32 (echo, x, y, z); mask bool (x, y, z)
+    dephasing   rad of bias per rad^2 of phase spread across a voxel, >= 0; 0 is the plain (m TE)^2 weighting
+
+    Reliability is 0 outside the mask and where no echo has signal. Raises UsageError, ReconstructionError.
+    """
+    if not dephasing >= 0:
+        raise UsageError(f"field.dephasing must not be negative, got {dephasing}")
+    te_s = np.asarray(echo_times_s, np.float64)
+    noise = noise_level(magnitude[0], phase_rad[0], mask)
+    if noise <= 0:
+        raise ReconstructionError("the phase carries no measurable noise inside the mask; is it constant there?")
+    rate, deviation = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.float32)
+    combine_echoes(phase_rad, magnitude, te_s, mask, _NO_SPREAD, dephasing, noise, rate, deviation)
+    if dephasing > 0 and len(te_s) > 1:
+        spread = np.empty(grid.shape, np.float32)
+        spread_across_voxel(rate, mask, spread)
+        combine_echoes(phase_rad, magnitude, te_s, mask, spread, dephasing, noise, rate, deviation)
+    return in_ppm(rate, deviation, b0_tesla)
+
+
+def in_ppm(rate: np.ndarray, deviation: np.ndarray, b0_tesla: float) -> tuple[np.ndarray, np.ndarray]:
+    """(total_ppm, reliability) from a rate and its standard deviation in rad/s; reliability 0 where that is 0."""
+    rad_per_s_ppm = np.float32(rad_per_ppm(b0_tesla, 1.0))
+    reliability = np.divide(rad_per_s_ppm, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    return rate / rad_per_s_ppm, reliability

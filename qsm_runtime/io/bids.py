@@ -1,0 +1,128 @@
+"""Scans in a BIDS dataset, found by name: sub-*/[ses-*/]anat/*_part-mag_MEGRE and *_part-phase_MEGRE.
+
+MEGRE is the BIDS suffix of multi-echo gradient echo, T2starw that of a T2*-weighted image, and GRE what
+datasets used before either. Parts are mag and phase, or real and imag. Derivatives are no input.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qsm_runtime.errors import InputError
+from qsm_runtime.io.acquisition import Acquisition
+from qsm_runtime.io.image import SUFFIXES
+from qsm_runtime.io.nifti import NOT_IN_STEM, read_nifti
+from qsm_runtime.io.sidecar import dataset_root, entities_of
+
+GRE_SUFFIXES = ("MEGRE", "T2starw", "GRE")
+DATATYPES = ("anat", "swi")
+PARTS = {"mag": "phase", "phase": "mag", "real": "imag", "imag": "real"}  # part -> the one it needs
+SKIPPED = ("derivatives", "sourcedata", "code")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One scan of a dataset: its files by part, in order of the echo entity, and what it lacks to be read."""
+
+    name: str
+    entities: dict[str, str]
+    files: dict[str, tuple[Path, ...]]
+    missing: tuple[str, ...] = field(default=())
+
+    def read(
+        self,
+        *,
+        echo_times_s: tuple[float, ...] | None = None,
+        b0_tesla: float | None = None,
+        imaging_frequency_mhz: float | None = None,
+        phase_scale: str = "auto",
+        phase_sign: str = "auto",
+        b0_dir: tuple[float, float, float] | None = None,
+        mask: Path | str | None = None,
+        threads: int | None = None,
+    ) -> Acquisition:
+        """The scan as an Acquisition; options as in read_nifti. Raises InputError where files are missing."""
+        if self.missing:
+            raise InputError(f"{self.name} is incomplete: {'; '.join(self.missing)}")
+        return read_nifti(
+            self.files.get("mag", ()),
+            self.files.get("phase", ()),
+            real=self.files.get("real", ()),
+            imaginary=self.files.get("imag", ()),
+            echo_times_s=echo_times_s,
+            b0_tesla=b0_tesla,
+            imaging_frequency_mhz=imaging_frequency_mhz,
+            phase_scale=phase_scale,
+            phase_sign=phase_sign,
+            b0_dir=b0_dir,
+            mask=mask,
+            name=self.name,
+            threads=threads,
+        )
+
+
+def find_acquisitions(path: Path | str) -> list[Found]:
+    """Scans with phase below a dataset, subject, session or anat folder, sorted by name.
+
+    Incomplete ones are returned too and say what they miss. Raises InputError where there is none at all.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
+    groups: dict[tuple[str, str], dict[str, list[Path]]] = {}
+    for image in _images(path):
+        entities, suffix = entities_of(image.name)
+        part = entities.get("part", "mag")
+        if suffix in GRE_SUFFIXES and part in PARTS:
+            stem = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in NOT_IN_STEM)
+            groups.setdefault((stem, suffix), {}).setdefault(part, []).append(image)
+    stems = [stem for stem, _ in groups]
+    found = [
+        _found(stem if stems.count(stem) == 1 else f"{stem}_acq-{suffix}", parts)
+        for (stem, suffix), parts in sorted(groups.items())
+        if set(parts) != {"mag"}
+    ]
+    if not found:
+        raise InputError(_none_found(path, groups))
+    return found
+
+
+def _images(path: Path) -> list[Path]:
+    """GRE images in the folder's own dataset, without its derivatives."""
+    root = path.absolute()
+    images = []
+    for suffix in SUFFIXES:
+        for image in root.rglob(f"sub-*{suffix}"):
+            between = image.relative_to(root).parts[:-1]
+            if not set(between) & set(SKIPPED) and (image.parent.name in DATATYPES or image.parent == root):
+                images.append(image)
+    return sorted(images)
+
+
+def _found(name: str, parts: dict[str, list[Path]]) -> Found:
+    by_echo = {part: {entities_of(p.name)[0].get("echo", ""): p for p in files} for part, files in parts.items()}
+    missing = []
+    for part, files in parts.items():
+        if len(by_echo[part]) < len(files):
+            missing.append(f"several part-{part} files claim one echo: {', '.join(p.name for p in files)}")
+        needed = PARTS[part]
+        absent = sorted(set(by_echo[part]) - set(by_echo.get(needed, {})), key=_echo_key)
+        for echo in absent:
+            missing.append(f"{by_echo[part][echo].name} has no part-{needed}")
+    if "phase" in parts and "real" in parts:  # both forms stored: mag and phase need no further sums
+        parts = {p: f for p, f in parts.items() if p in ("mag", "phase")}
+    ordered = {part: tuple(by_echo[part][e] for e in sorted(by_echo[part], key=_echo_key)) for part in parts}
+    entities = entities_of(parts[next(iter(parts))][0].name)[0]
+    return Found(name, {k: v for k, v in entities.items() if k not in NOT_IN_STEM}, ordered, tuple(missing))
+
+
+def _echo_key(echo: str) -> tuple[int, str]:
+    return (int(echo), echo) if echo.isdigit() else (0, echo)
+
+
+def _none_found(path: Path, groups: dict[tuple[str, str], dict[str, list[Path]]]) -> str:
+    if groups:
+        lonely = next(iter(next(iter(groups.values())).values()))[0]
+        return f"{path}: {lonely.name} has no phase (part-phase or part-real and part-imag); export the phase images"
+    if dataset_root(path / "x") is None:
+        return f"{path}: no BIDS dataset here; give the images with --magnitude and --phase"
+    return f"{path}: no *_part-mag_MEGRE and *_part-phase_MEGRE images; give them with --magnitude and --phase"

@@ -1,0 +1,144 @@
+"""Poisson's equation in a mask of any shape, u = 0 around it: conjugate gradients on a multigrid V-cycle.
+
+Source: McAdams, Sifakis and Teran 2010, 10.2312/SCA/SCA10/065-073 (multigrid as preconditioner in irregular domains).
+    sum_a (u(r + e_a) - 2 u(r) + u(r - e_a)) / v_a^2 = rhs(r)  in the mask,   u = 0 elsewhere
+
+A coarse cell holds two fine cells an axis and belongs to the coarse mask where all of them belong to the fine one;
+coarse operators are the same stencil at the coarse spacing. Long axes wait until the short ones have caught up, so
+point relaxation smooths anisotropic voxels too. Residuals go down by the transpose of trilinear interpolation and
+relaxation is red-black Gauss-Seidel, in the opposite order on the way up, which keeps the cycle symmetric.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit, prange
+
+from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait policy first)
+from qsm_runtime.kernels.cg import cg
+from qsm_runtime.kernels.convolve import box_of
+
+COARSEST_SWEEPS = 16
+LONG = 1.5  # an axis this many times longer than the shortest is not coarsened yet
+
+
+@njit(parallel=True, cache=True)
+def _spans(mask):
+    """First and one past the last mask voxel of each row: int32 (nx, ny, 2)."""
+    nx, ny, nz = mask.shape
+    spans = np.zeros((nx, ny, 2), np.int32)
+    for i in prange(nx):
+        for j in range(ny):
+            lo = 0
+            while lo < nz and not mask[i, j, lo]:
+                lo += 1
+            hi = nz
+            while hi > lo and not mask[i, j, hi - 1]:
+                hi -= 1
+            spans[i, j, 0], spans[i, j, 1] = lo, hi
+    return spans
+
+
+@njit(parallel=True, cache=True)
+def _residual(u, rhs, mask, spans, wx, wy, wz, out):
+    """out = rhs + Laplacian u in the mask, 0 elsewhere."""
+    for i in prange(1, u.shape[0] - 1):
+        for j in range(1, u.shape[1] - 1):
+            out[i, j] = 0
+            for k in range(spans[i, j, 0], spans[i, j, 1]):
+                centre = u[i, j, k]
+                across = wx * ((u[i - 1, j, k] - centre) + (u[i + 1, j, k] - centre))
+                across += wy * ((u[i, j - 1, k] - centre) + (u[i, j + 1, k] - centre))
+                across += wz * ((u[i, j, k - 1] - centre) + (u[i, j, k + 1] - centre))
+                out[i, j, k] = rhs[i, j, k] + across if mask[i, j, k] else np.float32(0)
+
+
+@njit(parallel=True, cache=True)
+def _relax(u, rhs, mask, spans, wx, wy, wz, colour):
+    """Solve -Laplacian u = rhs for each mask voxel of one colour, its neighbours being of the other."""
+    weight = np.float32(0.5) / (wx + wy + wz)
+    for i in prange(1, u.shape[0] - 1):
+        for j in range(1, u.shape[1] - 1):
+            lo = spans[i, j, 0]
+            for k in range(lo + ((i + j + lo + colour) & 1), spans[i, j, 1], 2):
+                if mask[i, j, k]:
+                    u[i, j, k] = weight * (
+                        rhs[i, j, k]
+                        + wx * (u[i - 1, j, k] + u[i + 1, j, k])
+                        + wy * (u[i, j - 1, k] + u[i, j + 1, k])
+                        + wz * (u[i, j, k - 1] + u[i, j, k + 1])
+                    )
+
+
+@njit(parallel=True, cache=True)
+def _restrict(fine, mask, fx, fy, fz, coarse):
+    """Coarse right-hand side: 1/8 (1 3 3 1) of the residual along each axis whose factor is 2."""
+    full = np.array([0.125, 0.375, 0.375, 0.125], np.float32)
+    one = np.array([1.0], np.float32)
+    tx, ty = full if fx == 2 else one, full if fy == 2 else one
+    for i in prange(1, coarse.shape[0] - 1):
+        row = np.empty(fine.shape[2], np.float32)
+        for j in range(1, coarse.shape[1] - 1):
+            row[:] = 0
+            for a in range(tx.size):
+                for b in range(ty.size):
+                    w = tx[a] * ty[b]
+                    source = fine[2 * i - 2 + a if fx == 2 else i, 2 * j - 2 + b if fy == 2 else j]
+                    for k in range(row.size):
+                        row[k] += w * source[k]
+            for k in range(1, coarse.shape[2] - 1):
+                if not mask[i, j, k]:
+                    coarse[i, j, k] = 0
+                elif fz == 2:
+                    coarse[i, j, k] = full[0] * (row[2 * k - 2] + row[2 * k + 1]) + full[1] * (
+                        row[2 * k - 1] + row[2 * k]
+                    )
+                else:
+                    coarse[i, j, k] = row[k]
+
+
+@njit(parallel=True, cache=True)
+def _add_interpolated(coarse, fx, fy, fz, mask, spans, fine):
+    """fine += trilinear interpolation of `coarse`, in the fine mask."""
+    near, far = np.float32(0.75), np.float32(0.25)
+    for i in prange(1, fine.shape[0] - 1):
+        row = np.empty(coarse.shape[2], np.float32)
+        ci = (i + 1) // 2 if fx == 2 else np.int64(i)
+        oi = (ci + 1 if i % 2 == 0 else ci - 1) if fx == 2 else ci
+        for j in range(1, fine.shape[1] - 1):
+            lo, hi = spans[i, j, 0], spans[i, j, 1]
+            if lo >= hi:
+                continue
+            cj = (j + 1) // 2 if fy == 2 else j
+            oj = (cj + 1 if j % 2 == 0 else cj - 1) if fy == 2 else cj
+            for k in range(row.size):
+                row[k] = near * (near * coarse[ci, cj, k] + far * coarse[ci, oj, k]) + far * (
+                    near * coarse[oi, cj, k] + far * coarse[oi, oj, k]
+                )
+            for k in range(lo, hi):
+                if mask[i, j, k]:
+                    if fz == 2:
+                        ck = (k + 1) // 2
+                        fine[i, j, k] += near * row[ck] + far * row[ck + 1 if k % 2 == 0 else ck - 1]
+                    else:
+                        fine[i, j, k] += row[k]
+
+
+class _Level:
+    """One grid of the hierarchy. Arrays have a rim of one voxel that never belongs to the mask."""
+
+    def __init__(self, mask: np.ndarray, voxel_mm: tuple[float, ...]) -> None:
+        self.mask = mask
+        self.voxel_mm = voxel_mm
+        self.spans = _spans(mask)
+        self.weights = tuple(np.float32(1.0 / v**2) for v in voxel_mm)
+        self.residual = np.zeros(mask.shape, np.float32)
+        self.factors = tuple(
+            2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape, strict=True)
+        )
+
+    def relax(self, u: np.ndarray, rhs: np.ndarray, colour: int) -> None:
+        _relax(u, rhs, self.mask, self.spans, *self.weights, colour)
+
+    def minus_laplacian(self, u: np.ndarray, out: np.ndarray) -> None:
+        _residual(u, _ZERO_LIKE(u), self.mask, self.spans, *self.weights, out)

@@ -1,0 +1,216 @@
+"""From a scan to a referenced susceptibility map: the stages of a recipe one after another, on the mask's box.
+
+Progress travels as events; nothing is printed. Arrays given by the caller are never written.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qsm_runtime import stages
+from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.convolve import box_of
+from qsm_runtime.kernels.threads import get_threads
+from qsm_runtime.recipe import Recipe
+from qsm_runtime.scan import Scan
+
+EXTRAS = ("r2star", "swi")
+MARGIN_VOXELS = 1  # kept around the mask's box, so that differences at its rim exist
+
+
+@dataclass(frozen=True)
+class Event:
+    """Stage `stage` (its method named) is `fraction` done after `seconds`; fraction 1 ends it."""
+
+    stage: str
+    method: str
+    fraction: float
+    seconds: float
+
+
+@dataclass
+class Result:
+    """What a reconstruction gives. Maps are float32 (x, y, z) on the scan's grid, zero outside `mask`.
+
+    mask is where chi_ppm is valid (after any erosion), brain_mask where the field was. record holds what was chosen on the
+    way: recipe, reference region and value, automatic parameters, threads, seconds a stage.
+    """
+
+    chi_ppm: np.ndarray
+    mask: np.ndarray
+    brain_mask: np.ndarray
+    total_ppm: np.ndarray
+    reliability: np.ndarray
+    local_ppm: np.ndarray | None
+    r2star_per_s: np.ndarray | None = None
+    swi: np.ndarray | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Run:
+    """Calls stages: supplies the reserved keywords, times, reports, and collects warnings and records."""
+
+    def __init__(self, recipe: Recipe, progress: Callable[[Event], None] | None) -> None:
+        self.recipe, self.progress = recipe, progress
+        self.supply: dict[str, Any] = {}
+        self.record: dict[str, Any] = {"recipe": recipe.as_dict(), "threads": get_threads(), "seconds": {}, "chosen": {}}
+        self.warnings: list[str] = []
+
+    def __call__(self, stage: str, *arguments: Any) -> Any:
+        step = self.recipe.steps[stage]
+        return self.call(stage, step.method, stages.method(stage, step.method), arguments, step.options)
+
+    def call(self, stage: str, name: str, function: Callable[..., Any], arguments: Sequence[Any], options: Any) -> Any:
+        start = time.perf_counter()
+
+        def report(fraction: float) -> None:
+            if self.progress:
+                self.progress(Event(stage, name, fraction, time.perf_counter() - start))
+
+        own = {
+            "progress": report,
+            "record": lambda key, value: self.record["chosen"].update({f"{stage}.{key}": value}),
+        }
+        extra = {key: (self.supply | own).get(key) for key in stages.supplied(function)}
+        report(0.0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", QsmWarning)
+            result = function(*arguments, **extra, **options)
+        self.warn(*(str(w.message) for w in caught))
+        self.record["seconds"][stage] = round(time.perf_counter() - start, 4)
+        report(1.0)
+        return result
+
+    def warn(self, *messages: str) -> None:
+        self.warnings += [m for m in messages if m not in self.warnings]
+
+
+def reconstruct(
+    scan: Scan,
+    recipe: Recipe,
+    *,
+    mask: np.ndarray | None = None,
+    region: np.ndarray | None = None,
+    extras: Sequence[str] = (),
+    progress: Callable[[Event], None] | None = None,
+) -> Result:
+    """Susceptibility of a scan by a recipe.
+
+    mask      bool (x, y, z): the user's mask, instead of the recipe's mask method
+    region    bool (x, y, z): reference region, for reference method "region"
+    extras    of EXTRAS: maps to make beside
+    progress  called with Events
+
+    Raises ReconstructionError where a stage cannot give a trustworthy result, UsageError for options.
+    """
+    for name in extras:
+        if name not in EXTRAS:
+            raise UsageError(stages.unknown("extra map", name, EXTRAS))
+    run = _Run(recipe, progress)
+    if scan.n_not_finite:
+        run.warn(f"{scan.n_not_finite} voxels are not finite and were left out")
+    run.supply = {"echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla}
+    mask = _mask(run, scan, mask)
+    swi = None
+    if "swi" in extras:
+        swi = _contrast(run, "swi", scan.magnitude, scan.phase_rad, mask, scan.grid)
+
+    # the rest happens on the mask's box
+    whole, lo, hi = scan.grid, *_bounds(mask)
+    crop = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
+    grid = Grid(tuple(b - a for a, b in zip(lo, hi, strict=True)), whole.voxel_mm, whole.b0_dir)
+    mask = np.ascontiguousarray(mask[crop])
+    magnitude = np.ascontiguousarray(scan.magnitude[(slice(None), *crop)])
+    phase_rad = np.ascontiguousarray(scan.phase_rad[(slice(None), *crop)])
+    run.supply["magnitude"] = magnitude
+
+    r2star_per_s = None
+    if "r2star" in extras or recipe.steps["reference"].method == "csf":
+        r2star_per_s = _contrast(run, "r2star", magnitude, mask, grid)
+        run.supply["r2star_per_s"] = r2star_per_s
+    total_ppm, reliability = _field(run, scan, phase_rad, magnitude, mask, grid)
+    del phase_rad
+    run.supply["reliability"] = reliability
+
+    local_ppm = None
+    if "single_step" in recipe.steps:
+        chi_ppm, valid = run("single_step", total_ppm, mask, grid), mask
+    else:
+        local_ppm, valid = run("background", total_ppm, mask, grid)
+        chi_ppm = run("inversion", local_ppm, valid, grid)
+    if not np.isfinite(chi_ppm).all():
+        raise ReconstructionError("the inversion diverged (values that are not finite); try another method or option")
+    run.supply["region"] = None if region is None else np.ascontiguousarray(region[crop])
+    chi_ppm, value_ppm, n_voxels = run("reference", chi_ppm, valid, grid)
+    run.record["reference"] = {
+        "region": recipe.steps["reference"].method,
+        "value_ppm": float(value_ppm),
+        "voxels": int(n_voxels),
+    }
+
+    def back(array: np.ndarray | None) -> Any:
+        if array is None:
+            return None
+        full = np.zeros(whole.shape, array.dtype)
+        full[crop] = array
+        return full
+
+    return Result(
+        back(chi_ppm),
+        back(valid),
+        back(mask),
+        back(total_ppm),
+        back(reliability),
+        back(local_ppm),
+        back(r2star_per_s),
+        swi,
+        run.record,
+        run.warnings,
+    )
+
+
+def _mask(run: _Run, scan: Scan, mask: np.ndarray | None) -> np.ndarray:
+    if mask is None:
+        mask = run("mask", scan.magnitude, scan.phase_rad, scan.grid)
+    else:
+        scan.grid.check(mask, "mask")
+        run.record["recipe"]["mask"] = {"method": "user"}
+    mask = mask.astype(bool) & scan.finite
+    if not mask.any():
+        raise ReconstructionError("the mask is empty; give one with --mask, or another mask method")
+    run.record["mask_voxels"] = int(np.count_nonzero(mask))
+    return mask
+
+
+def _field(
+    run: _Run, scan: Scan, phase_rad: np.ndarray, magnitude: np.ndarray, mask: np.ndarray, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
+    if scan.n_echoes == 1 and run.recipe.steps["offset"].method != "none":
+        run.warn("a single echo: its phase offset cannot be told from the field and is left in")
+    else:
+        phase_rad = run("offset", phase_rad, mask, grid)
+    phase_rad = run("unwrap", phase_rad, mask, grid)
+    total_ppm, reliability = run("field", phase_rad, magnitude, scan.echo_times_s, scan.b0_tesla, mask, grid)
+    return total_ppm, reliability
+
+
+def _contrast(run: _Run, name: str, *arguments: Any) -> Any:
+    from qsm_runtime import contrast
+
+    return run.call(name, name, contrast.METHODS[name], arguments, {})
+
+
+def _bounds(mask: np.ndarray) -> tuple[list[int], list[int]]:
+    box = box_of(mask)
+    lo = [max(0, a - MARGIN_VOXELS) for a in box.lo]
+    hi = [min(n, b + MARGIN_VOXELS) for b, n in zip(box.hi, mask.shape, strict=True)]
+    return lo, hi
+
+

@@ -1,0 +1,148 @@
+"""Unwrapping in time: each echo by the phase that the echoes known so far predict, in step over a part of the mask.
+
+Source: Dymerska et al. 2021 (ROMEO), 10.1002/mrm.28563: phi_e -= 2 pi round((phi_e - q_e) / 2 pi), where ROMEO takes
+q_e = phi_r TE_e / TE_r from the neighbouring echo. Here q_e is the line through the origin fitted to all echoes r
+known so far, weighted by the inverse variance of their phase (magnitude squared):
+  q_e = TE_e sum_r(m_r^2 TE_r phi_r) / sum_r(m_r^2 TE_r^2)
+A part of the mask in which an echo deviates from the prediction by one angle everywhere (a constant phase offset, or
+a template that is a turn off) is unwrapped around that angle, so that it is never torn apart.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait policy first)
+
+MAX_TEMPLATE_TURNS = 2  # how far a part of the template may be off as a whole
+TURN_PENALTY = 0.05  # rad^2 a squared turn: without evidence in the other echoes nothing is moved
+
+_CHUNKS = 8  # partial sums over a fixed number of slabs: the same result for any thread count
+_MAX_SHIFT = 64  # turns between an echo unwrapped in space and its prediction
+
+
+class Parts(NamedTuple):
+    """Connected parts of the mask: labels int32 (x, y, z), 0 outside, and sizes int64 (count + 1,)."""
+
+    labels: np.ndarray
+    sizes: np.ndarray
+
+
+@njit(inline="always")
+def _predicted(echoes, magnitude, times, known, e, x, y, z):
+    above, below = 0.0, 0.0
+    for r in known:
+        weight = times[r]
+        if magnitude.shape[0]:
+            weight *= magnitude[r, x, y, z] * magnitude[r, x, y, z]
+        above += weight * echoes[r, x, y, z]
+        below += weight * times[r]
+    if below > 0:
+        return times[e] * above / below
+    return times[e] / times[known[0]] * echoes[known[0], x, y, z]
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _deviation(sums, phase, echoes, magnitude, times, known, e, labels):
+    step = (phase.shape[0] + _CHUNKS - 1) // _CHUNKS
+    for c in prange(_CHUNKS):
+        for x in range(c * step, min((c + 1) * step, phase.shape[0])):
+            for y in range(phase.shape[1]):
+                for z in range(phase.shape[2]):
+                    part = labels[x, y, z]
+                    if part:
+                        d = np.float32(phase[x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z))
+                        sums[c, part, 0] += np.cos(d)
+                        sums[c, part, 1] += np.sin(d)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _follow(phase, echoes, magnitude, times, known, e, labels, angle):
+    for x in prange(phase.shape[0]):
+        for y in range(phase.shape[1]):
+            for z in range(phase.shape[2]):
+                part = labels[x, y, z]
+                if part:
+                    d = phase[x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
+                    echoes[e, x, y, z] = np.float32(phase[x, y, z] - 2 * np.pi * np.rint(d / (2 * np.pi)))
+
+
+@njit(cache=True, error_model="numpy")
+def _tally(tally, echoes, magnitude, times, known, e, labels, angle):
+    for x in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for z in range(labels.shape[2]):
+                part = labels[x, y, z]
+                if part:
+                    d = echoes[e, x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
+                    turn = int(np.rint(d / (2 * np.pi)))
+                    tally[part, min(max(turn, -_MAX_SHIFT), _MAX_SHIFT) + _MAX_SHIFT] += 1
+
+
+@njit(parallel=True, cache=True)
+def _add(phase, labels, shift):
+    for x in prange(phase.shape[0]):
+        for y in range(phase.shape[1]):
+            for z in range(phase.shape[2]):
+                if labels[x, y, z]:
+                    phase[x, y, z] += shift[labels[x, y, z]]
+
+
+class Echoes:
+    """Echoes being unwrapped one after the other in a common array.
+
+    unwrapped  float32 (echo, x, y, z), written in place
+    magnitude  float32 (echo, x, y, z), or None for equal weights
+    times_s    one echo time an echo
+    parts      connected parts of the mask where every echo is finite
+    known      indices of the echoes that are unwrapped
+    """
+
+    def __init__(self, unwrapped, magnitude, times_s, parts: Parts, first: int) -> None:
+        self.unwrapped = unwrapped
+        self.magnitude = np.zeros((0, 1, 1, 1), np.float32) if magnitude is None else magnitude
+        self.times_s = np.asarray(times_s, np.float64)
+        self.parts = parts
+        self.known = [first]
+
+    def _prediction(self, e: int):
+        return self.unwrapped, self.magnitude, self.times_s, np.array(self.known), e, self.parts.labels
+
+    def deviation(self, e: int, phase: np.ndarray) -> tuple[np.ndarray, float]:
+        """Circular mean of phase - prediction in each part (rad), and the mean resultant length (0..1) over parts."""
+        sums = np.zeros((_CHUNKS, self.parts.sizes.size, 2))
+        _deviation(sums, phase, *self._prediction(e))
+        cosine, sine = sums.sum(0).T
+        return np.arctan2(sine, cosine), float(np.hypot(cosine, sine).sum() / self.parts.sizes.sum())
+
+    def follow(self, e: int, phase: np.ndarray, angle: np.ndarray) -> None:
+        """Unwrap echo `e` to the turn nearest to prediction + angle[part]."""
+        _follow(phase, *self._prediction(e), angle)
+        self.known.append(e)
+
+    def align(self, e: int, angle: np.ndarray) -> None:
+        """Shift echo `e`, already unwrapped in space, by the turns that bring most of each part to the prediction."""
+        tally = np.zeros((self.parts.sizes.size, 2 * _MAX_SHIFT + 1), np.int32)
+        _tally(tally, *self._prediction(e), angle)
+        self.add_turns(e, _MAX_SHIFT - tally.argmax(1))
+        self.known.append(e)
+
+    def add_turns(self, e: int, turns: np.ndarray) -> None:
+        """Add 2 pi turns[part] to echo `e`."""
+        turns[0] = 0
+        if turns.any():
+            _add(self.unwrapped[e], self.parts.labels, (2 * np.pi * turns).astype(np.float32))
+
+
+def template_turns(angles: np.ndarray, te_ratios: np.ndarray) -> np.ndarray:
+    """Turns by which each part of the template is off: those that bring the other echoes nearest to its prediction.
+
+    angles     float64 (echo, part), circular mean of phi_e - phi_template TE_e / TE_template
+    te_ratios  float64 (echo,)
+    A whole-number ratio carries no evidence, and such a part stays where it is.
+    """
+    candidates = np.array(sorted(range(-MAX_TEMPLATE_TURNS, MAX_TEMPLATE_TURNS + 1), key=abs))
+    off = angles[:, :, None] - 2 * np.pi * candidates * te_ratios[:, None, None]
+    off -= 2 * np.pi * np.rint(off / (2 * np.pi))
+    return candidates[np.argmin((off**2).mean(0) + TURN_PENALTY * candidates**2, axis=-1)]
