@@ -59,7 +59,12 @@ class _Run:
     def __init__(self, recipe: Recipe, progress: Callable[[Event], None] | None) -> None:
         self.recipe, self.progress = recipe, progress
         self.supply: dict[str, Any] = {}
-        self.record: dict[str, Any] = {"recipe": recipe.as_dict(), "threads": get_threads(), "seconds": {}, "chosen": {}}
+        self.record: dict[str, Any] = {
+            "recipe": recipe.as_dict(),
+            "threads": get_threads(),
+            "seconds": {},
+            "chosen": {},
+        }
         self.warnings: list[str] = []
 
     def __call__(self, stage: str, *arguments: Any) -> Any:
@@ -212,5 +217,3 @@ def _bounds(mask: np.ndarray) -> tuple[list[int], list[int]]:
     lo = [max(0, a - MARGIN_VOXELS) for a in box.lo]
     hi = [min(n, b + MARGIN_VOXELS) for b, n in zip(box.hi, mask.shape, strict=True)]
     return lo, hi
-
-

@@ -115,7 +115,7 @@ def parse(text: str, name: str) -> Recipe:
         if stage not in stages.STAGES:
             raise UsageError(f"recipe {name}: " + stages.unknown("stage", stage, stages.STAGES))
         if not isinstance(values, dict) or "method" not in values:
-            raise UsageError(f"recipe {name}: [{stage}] needs method = \"...\"")
+            raise UsageError(f'recipe {name}: [{stage}] needs method = "..."')
         options = {k: v for k, v in values.items() if k != "method"}
         steps[stage] = Step(values["method"], options)
     return Recipe(name, steps, description)

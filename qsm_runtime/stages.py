@@ -16,7 +16,17 @@ from qsm_runtime.errors import UsageError
 
 STAGES = ("mask", "offset", "unwrap", "field", "background", "inversion", "single_step", "reference")
 SUPPLIED = frozenset(
-    {"magnitude", "phase_rad", "echo_times_s", "b0_tesla", "reliability", "region", "r2star_per_s", "progress", "record"}
+    {
+        "magnitude",
+        "phase_rad",
+        "echo_times_s",
+        "b0_tesla",
+        "reliability",
+        "region",
+        "r2star_per_s",
+        "progress",
+        "record",
+    }
 )
 _required = inspect.Parameter.empty
 

@@ -11,7 +11,8 @@ from qsm_runtime.errors import InputError, MetadataError, UsageError
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.echoes import Echo, check_pairing_known, echo_times, echoes_of, pair, phase_difference_time
 from qsm_runtime.io.image import Image, check_same_grid, grid_of, load, load_all, placement_of, stem_of
-from qsm_runtime.io.phase_scaling import PI, Scaling, settle_scaling, settle_sign
+from qsm_runtime.io.phase_scaling import PI, Scaling, settle_scaling
+from qsm_runtime.io.phase_sign import settle_sign
 from qsm_runtime.io.sidecar import agreed_text, dataset_root, entities_of, field_strength
 from qsm_runtime.scan import Scan
 from qsm_runtime.units import TWO_PI

@@ -7,8 +7,6 @@ Conventions met, with the values one turn spans after the header's slope and int
   pm4096    [-4096, 4095]           (Siemens with slope 2, intercept -4096: x * pi / 4096)
 A range alone decides only where the values fill nearly the whole turn of one convention and no other, as the
 phase of noise does; a phase that fills less is ambiguous.
-
-Sign. The project's phase is +2 pi gamma dB TE. Siemens and Philips store that; GE stores the opposite.
 """
 
 from collections.abc import Sequence
@@ -35,9 +33,6 @@ INTEGER_TURN_FILLED = 0.9
 MRAD_FILLED = 0.99
 SLACK_RAD = 0.01  # rounding of a stored scale (3142 for 1000 pi)
 REMEDY = f"give --phase-scale ({', '.join(CHOICES[1:])})"
-
-SIGNS = {"auto": 0, "+": 1, "-": -1}
-SIGN_OF_MANUFACTURER = {"ge": -1, "siemens": 1, "philips": 1}
 
 
 @dataclass(frozen=True)
@@ -211,21 +206,3 @@ def _over_header(span: Span, slope: float, intercept: float, text: str) -> Scali
     warnings = (f"{span.image.name}: phase beyond one turn ({ends[0]:.3g} to {ends[1]:.3g} rad) was wrapped",) * wrap
     header_slope, header_intercept = span.image.slope, span.image.intercept
     return Scaling(slope * header_slope, slope * header_intercept + intercept, text, wrap, warnings)
-
-
-def settle_sign(manufacturer: str, phase_sign: str = "auto") -> tuple[int, str, list[str]]:
-    """+1 or -1 to multiply the stored phase by, the reason, and warnings. phase_sign: "auto", "+" or "-"."""
-    phase_sign = {"+1": "+", "-1": "-", "1": "+"}.get(phase_sign, phase_sign)
-    if phase_sign not in SIGNS:
-        raise UsageError(f"phase sign {phase_sign!r} is none of {', '.join(SIGNS)}")
-    if phase_sign != "auto":
-        return SIGNS[phase_sign], "as given", []
-    words = manufacturer.lower().replace("_", " ").split()
-    for vendor, sign in SIGN_OF_MANUFACTURER.items():
-        if vendor in words:
-            return sign, f"{manufacturer} stores phase with sign {'+' if sign > 0 else '-'}", []
-    said = f"manufacturer {manufacturer!r} is unknown" if manufacturer else "no sidecar names the manufacturer"
-    warning = (
-        f"{said}; phase is taken as growing with field (+): give --phase-sign - if susceptibility comes out inverted"
-    )
-    return 1, said, [warning]

@@ -149,9 +149,7 @@ def _second_differences(magnitude, phase_rad, mask, axis, stride, out):
                     # the sum of both neighbours carries noise and no magnitude edge
                     low = phase_rad[i - di, j - dj, k - dk] - phase_rad[i, j, k]
                     high = phase_rad[i + di, j + dj, k + dk] - phase_rad[i, j, k]
-                    out[n, j, k] = abs(
-                        magnitude[i, j, k] * wrap(wrap(low) + wrap(high))
-                    )
+                    out[n, j, k] = abs(magnitude[i, j, k] * wrap(wrap(low) + wrap(high)))
 
 
 def noise_level(magnitude: np.ndarray, phase_rad: np.ndarray, mask: np.ndarray) -> float:

@@ -43,7 +43,9 @@ def _block_phasors(phase_rad, predicted_rad, factor, weight, mask, block):
                 for k in range(nz):
                     if mask[i, j, k]:
                         angle = phase_rad[i, j, k] - factor * predicted_rad[i, j, k]
-                        out[p, j // by, k // bz] += weight[i, j, k] * np.complex64(complex(np.cos(angle), np.sin(angle)))
+                        out[p, j // by, k // bz] += weight[i, j, k] * np.complex64(
+                            complex(np.cos(angle), np.sin(angle))
+                        )
     return out
 
 

@@ -19,6 +19,7 @@ from qsm_runtime.kernels.cg import cg
 from qsm_runtime.kernels.convolve import box_of
 
 COARSEST_SWEEPS = 16
+SWEEPS = 1  # of both colours, before and after each visit to a coarser grid
 LONG = 1.5  # an axis this many times longer than the shortest is not coarsened yet
 
 
@@ -40,10 +41,24 @@ def _spans(mask):
 
 
 @njit(parallel=True, cache=True)
+def _minus_laplacian(u, mask, spans, wx, wy, wz, out):
+    """out = -Laplacian u in the mask, 0 elsewhere; differences come first, so a large constant costs no digits."""
+    for i in prange(u.shape[0]):
+        for j in range(u.shape[1]):
+            out[i, j] = 0
+            for k in range(spans[i, j, 0], spans[i, j, 1]):
+                centre = u[i, j, k]
+                across = wx * ((centre - u[i - 1, j, k]) + (centre - u[i + 1, j, k]))
+                across += wy * ((centre - u[i, j - 1, k]) + (centre - u[i, j + 1, k]))
+                across += wz * ((centre - u[i, j, k - 1]) + (centre - u[i, j, k + 1]))
+                out[i, j, k] = across if mask[i, j, k] else np.float32(0)
+
+
+@njit(parallel=True, cache=True)
 def _residual(u, rhs, mask, spans, wx, wy, wz, out):
     """out = rhs + Laplacian u in the mask, 0 elsewhere."""
-    for i in prange(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
+    for i in prange(u.shape[0]):
+        for j in range(u.shape[1]):
             out[i, j] = 0
             for k in range(spans[i, j, 0], spans[i, j, 1]):
                 centre = u[i, j, k]
@@ -60,7 +75,7 @@ def _relax(u, rhs, mask, spans, wx, wy, wz, colour):
     for i in prange(1, u.shape[0] - 1):
         for j in range(1, u.shape[1] - 1):
             lo = spans[i, j, 0]
-            for k in range(lo + ((i + j + lo + colour) & 1), spans[i, j, 1], 2):
+            for k in range(lo + (np.int64(i) + j + lo + colour) % 2, spans[i, j, 1], 2):
                 if mask[i, j, k]:
                     u[i, j, k] = weight * (
                         rhs[i, j, k]
@@ -76,9 +91,13 @@ def _restrict(fine, mask, fx, fy, fz, coarse):
     full = np.array([0.125, 0.375, 0.375, 0.125], np.float32)
     one = np.array([1.0], np.float32)
     tx, ty = full if fx == 2 else one, full if fy == 2 else one
-    for i in prange(1, coarse.shape[0] - 1):
+    # the coarse array may end in one more unused voxel, to make its size even
+    nx = fine.shape[0] // 2 if fx == 2 else coarse.shape[0] - 1
+    ny = fine.shape[1] // 2 if fy == 2 else coarse.shape[1] - 1
+    nz = fine.shape[2] // 2 if fz == 2 else coarse.shape[2] - 1
+    for i in prange(1, nx):
         row = np.empty(fine.shape[2], np.float32)
-        for j in range(1, coarse.shape[1] - 1):
+        for j in range(1, ny):
             row[:] = 0
             for a in range(tx.size):
                 for b in range(ty.size):
@@ -86,7 +105,7 @@ def _restrict(fine, mask, fx, fy, fz, coarse):
                     source = fine[2 * i - 2 + a if fx == 2 else i, 2 * j - 2 + b if fy == 2 else j]
                     for k in range(row.size):
                         row[k] += w * source[k]
-            for k in range(1, coarse.shape[2] - 1):
+            for k in range(1, nz):
                 if not mask[i, j, k]:
                     coarse[i, j, k] = 0
                 elif fz == 2:
@@ -103,8 +122,9 @@ def _add_interpolated(coarse, fx, fy, fz, mask, spans, fine):
     near, far = np.float32(0.75), np.float32(0.25)
     for i in prange(1, fine.shape[0] - 1):
         row = np.empty(coarse.shape[2], np.float32)
-        ci = (i + 1) // 2 if fx == 2 else np.int64(i)
-        oi = (ci + 1 if i % 2 == 0 else ci - 1) if fx == 2 else ci
+        fi = np.int64(i)  # numba's prange counts in uint64
+        ci = (fi + 1) // 2 if fx == 2 else fi
+        oi = (ci + 1 if fi % 2 == 0 else ci - 1) if fx == 2 else ci
         for j in range(1, fine.shape[1] - 1):
             lo, hi = spans[i, j, 0], spans[i, j, 1]
             if lo >= hi:
@@ -125,20 +145,103 @@ def _add_interpolated(coarse, fx, fy, fz, mask, spans, fine):
 
 
 class _Level:
-    """One grid of the hierarchy. Arrays have a rim of one voxel that never belongs to the mask."""
+    """One grid of the hierarchy. Arrays have a rim that never belongs to the mask, and even sizes."""
 
     def __init__(self, mask: np.ndarray, voxel_mm: tuple[float, ...]) -> None:
         self.mask = mask
         self.voxel_mm = voxel_mm
         self.spans = _spans(mask)
         self.weights = tuple(np.float32(1.0 / v**2) for v in voxel_mm)
-        self.residual = np.zeros(mask.shape, np.float32)
-        self.factors = tuple(
-            2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape, strict=True)
-        )
+        self.factors = tuple(2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape))
+        self.u, self.rhs, self.work = (np.zeros(mask.shape, np.float32) for _ in range(3))
+
+    def coarser(self) -> "_Level":
+        """The next grid: a cell belongs to its mask where all the fine cells in it do."""
+        inner = self.mask[1:-1, 1:-1, 1:-1]
+        for axis, factor in enumerate(self.factors):
+            if factor == 2:
+                even, odd = (inner[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
+                inner = even & odd
+        return _Level(_with_rim(inner), tuple(v * f for v, f in zip(self.voxel_mm, self.factors, strict=True)))
+
+    def minus_laplacian(self, u: np.ndarray, out: np.ndarray) -> None:
+        _minus_laplacian(u, self.mask, self.spans, *self.weights, out)
 
     def relax(self, u: np.ndarray, rhs: np.ndarray, colour: int) -> None:
         _relax(u, rhs, self.mask, self.spans, *self.weights, colour)
 
-    def minus_laplacian(self, u: np.ndarray, out: np.ndarray) -> None:
-        _residual(u, _ZERO_LIKE(u), self.mask, self.spans, *self.weights, out)
+
+def _with_rim(mask: np.ndarray) -> np.ndarray:
+    """`mask` with a rim of False one voxel wide, two at the far end of an odd axis."""
+    return np.pad(mask, [(1, 1 + n % 2) for n in mask.shape])
+
+
+class PoissonSolver:
+    """-Laplacian u = rhs in a mask, u = 0 around it; built once, it solves for any right-hand side.
+
+    mask      bool (x, y, z); beyond the array u is 0 too
+    voxel_mm  spacings in mm
+    """
+
+    def __init__(self, mask: np.ndarray, voxel_mm: tuple[float, float, float]) -> None:
+        self.box = box_of(mask)
+        self.shape = mask.shape
+        self.levels = [_Level(_with_rim(mask[self.box.slices]), tuple(float(v) for v in voxel_mm))]
+        while max(self.levels[-1].factors) == 2:
+            coarse = self.levels[-1].coarser()
+            if not coarse.mask.any():
+                break
+            self.levels.append(coarse)
+
+    def cycle(self, rhs: np.ndarray, u: np.ndarray, depth: int = 0) -> None:
+        """u <- one V-cycle for `rhs` from zero, a symmetric approximation of the inverse."""
+        level = self.levels[depth]
+        u.fill(0)
+        if depth + 1 == len(self.levels):
+            for sweep in range(2 * COARSEST_SWEEPS):
+                level.relax(u, rhs, sweep % 2)
+            for sweep in range(2 * COARSEST_SWEEPS):
+                level.relax(u, rhs, 1 - sweep % 2)
+            return
+        coarse = self.levels[depth + 1]
+        for sweep in range(2 * SWEEPS):
+            level.relax(u, rhs, sweep % 2)
+        _residual(u, rhs, level.mask, level.spans, *level.weights, level.work)
+        _restrict(level.work, coarse.mask, *level.factors, coarse.rhs)
+        self.cycle(coarse.rhs, coarse.u, depth + 1)
+        _add_interpolated(coarse.u, *level.factors, level.mask, level.spans, u)
+        for sweep in range(2 * SWEEPS):
+            level.relax(u, rhs, 1 - sweep % 2)
+
+    def solve(
+        self,
+        rhs: np.ndarray,
+        *,
+        tolerance: float = 1e-5,
+        max_iterations: int = 50,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[np.ndarray, int]:
+        """u (float32, the mask's shape) and the iterations taken until |residual| <= tolerance |rhs|."""
+        level = self.levels[0]
+        inner = tuple(slice(1, 1 + n) for n in self.box.size)
+        rim_rhs = np.zeros(level.mask.shape, np.float32)
+        rim_rhs[inner] = rhs[self.box.slices] * level.mask[inner]
+        u, iterations = cg(
+            level.minus_laplacian,
+            rim_rhs,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            precondition=self.cycle,
+            progress=progress,
+        )
+        out = np.zeros(self.shape, np.float32)
+        out[self.box.slices] = u[inner]
+        return out, iterations
+
+
+def minus_laplacian(x: np.ndarray, mask: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
+    """-Laplacian of `x` (float32) in the mask, 0 elsewhere; beyond the array `x` counts as 0."""
+    wx, wy, wz = (np.float32(1.0 / v**2) for v in voxel_mm)
+    rim, out = np.pad(mask, 1), np.zeros([n + 2 for n in x.shape], np.float32)
+    _minus_laplacian(np.pad(np.asarray(x, np.float32), 1), rim, _spans(rim), wx, wy, wz, out)
+    return out[1:-1, 1:-1, 1:-1]

@@ -1,70 +1,15 @@
-"""A procedural head: a few dozen smooth shapes with random sizes, places and folding, painted on a fine grid.
+"""The large surfaces of a procedural head: scalp, skull, brain, folded cortex, all random and all smooth.
 
-Coordinates are head mm: x to the right, y to the front, z up, from the middle of the cerebrum. Large surfaces are
-evaluated on a 2.5 mm lattice and interpolated; nuclei, ventricles, sinuses, veins and lesions directly.
+Coordinates are head mm: x to the right, y to the front, z up, from the middle of the cerebrum. The surfaces are
+evaluated on a 2.5 mm lattice and interpolated, so that the same seed is the same head at any resolution.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from qsm_runtime.phantom.canvas import SLAB, Canvas
 from qsm_runtime.phantom.shapes import Noise, Points, Upsampled, capsule, cubic_weights, ellipsoid, rotation, union
-from qsm_runtime.phantom.tissues import TISSUES
 
 LATTICE_MM = 2.5
-SLAB = 8
-Distance = Callable[[Points], np.ndarray]
-
-
-@dataclass
-class Canvas:
-    """Fine grid being painted: coordinate lines in head mm, and what each fine voxel is made of."""
-
-    lines: Points
-    chi_ppm: np.ndarray
-    signal: np.ndarray
-    r2star_hz: np.ndarray
-    label: np.ndarray
-    texture: np.ndarray
-    b0_tesla: float
-
-    @property
-    def step_mm(self) -> float:
-        """Edge of a cube of the fine voxel's volume."""
-        return float(np.prod([line[1] - line[0] for line in self.lines]) ** (1 / 3))
-
-    def blend(self, where: tuple[slice, slice, slice], fraction: np.ndarray, tissue: str) -> None:
-        """Fill `fraction` of the voxels with `tissue`."""
-        t = TISSUES[tissue]
-        texture = self.texture[where]
-        chi = t.chi_ppm + t.texture_ppm * texture
-        r2star = t.r2star_hz * (1 + 0.1 * texture) + t.r2prime_hz_per_ppm * self.b0_tesla / 3 * np.abs(chi)
-        for array, value in (
-            (self.chi_ppm, chi),
-            (self.signal, t.signal * (1 - 0.03 * texture)),
-            (self.r2star_hz, r2star),
-        ):
-            part = array[where]
-            part += fraction * (value - part)
-        self.label[where][fraction > 0.5] = t.label
-
-    def paint(
-        self, tissue: str, distance: Distance, centre: np.ndarray, reach_mm: float, keep_off: np.ndarray | None = None
-    ) -> None:
-        """Paint the shape that `distance` describes, within `reach_mm` of `centre`, not where `keep_off` > 0."""
-        where = []
-        for line, c in zip(self.lines, centre, strict=True):
-            lo, hi = np.searchsorted(line, (c - reach_mm, c + reach_mm))
-            if lo >= hi:
-                return
-            where.append(slice(int(lo), int(hi)))
-        box = (where[0], where[1], where[2])
-        x, y, z = (line[s] for line, s in zip(self.lines, box, strict=True))
-        d = distance((x[:, None, None], y[None, :, None], z[None, None, :]))
-        if keep_off is not None:
-            d = np.minimum(d, -keep_off[box])
-        self.blend(box, np.clip(0.5 + d / self.step_mm, 0, 1).astype(np.float32), tissue)
 
 
 class Anatomy:
@@ -72,7 +17,7 @@ class Anatomy:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.size = rng.normal(1, 0.03, 3).clip(0.94, 1.06)
+        self.size = rng.normal(0.97, 0.025, 3).clip(0.91, 1.02)
         self.turn = rotation(np.radians(rng.normal(0, (4.0, 2.0, 2.5))))
         self.fold = Noise(rng, rng.uniform(21, 26))
         self.folia = Noise(rng, 8.0, samples=64)
@@ -82,7 +27,7 @@ class Anatomy:
         self.gap_mm = rng.uniform(2.0, 3.2)
         self.bone_mm = rng.uniform(5.5, 7.5)
         self.scalp_mm = rng.uniform(4.0, 6.0)
-        self.ventricle = rng.uniform(0.75, 1.35)
+        self.ventricle = rng.uniform(0.85, 1.5)
         self.sinus = rng.uniform(0.8, 1.2)
 
     def vary(self, point: tuple[float, float, float], spread_mm: float = 1.0) -> np.ndarray:
@@ -184,179 +129,3 @@ def paint_large(canvas: Canvas, anatomy: Anatomy) -> np.ndarray:
     return hull
 
 
-def _rod(a: np.ndarray, b: np.ndarray, radius_a: float, radius_b: float) -> tuple[Distance, np.ndarray, float]:
-    reach = float(np.abs(b - a).max()) / 2 + max(radius_a, radius_b) + 2
-    return lambda p: capsule(p, a, b, radius_a, radius_b), (a + b) / 2, reach
-
-
-def paint_deep(canvas: Canvas, anatomy: Anatomy) -> None:
-    """Ventricles and deep nuclei of both sides."""
-    vary, rng = anatomy.vary, anatomy.rng
-
-    def blob(tissue: str, centre: np.ndarray, radii: tuple[float, float, float], angles_deg: tuple[float, float, float]) -> None:
-        size = np.array(radii) * rng.normal(1, 0.07, 3)
-        turn = rotation(np.radians(angles_deg)) @ anatomy.turn
-        at = anatomy.placed(centre)
-        bump = rng.normal(0, 40, 3)
-
-        def distance(p: Points) -> np.ndarray:
-            d = ellipsoid(p, at, size, turn)
-            return d + 0.05 * min(radii) * anatomy.rough.at((p[0] + bump[0], p[1] + bump[1], p[2] + bump[2]))
-
-        canvas.paint(tissue, distance, at, float(max(size)) + 2)
-
-    def tube(tissue: str, points: list[tuple[tuple[float, float, float], float]], scale: float = 1.0) -> None:
-        knots = [(anatomy.placed(vary(point, 0.6)), radius * scale) for point, radius in points]
-        for (a, ra), (b, rb) in zip(knots, knots[1:], strict=False):
-            distance, centre, reach = _rod(a, b, ra, rb)
-            canvas.paint(tissue, distance, centre, reach)
-
-    wide = anatomy.ventricle
-    for s in (-1, 1):
-        blob("thalamus", vary((s * 11.5, -15, 5)), (8.5, 15, 8.5), (0, 0, -s * 25))
-        blob("putamen", vary((s * 26, 4, 1)), (5.5, 16, 10), (0, s * 8, s * 10))
-        blob("pallidum", vary((s * 19, 0, -1)), (4.5, 9.5, 6.5), (0, s * 12, s * 18))
-        tube("caudate", [((s * 13.5, 24, 4), 6.5), ((s * 15, 14, 13), 5.0), ((s * 18, -8, 20), 3.2), ((s * 23, -26, 16), 2.3)])
-        lateral = [((s * 7, 30, 4), 3.5), ((s * 9, 12, 13), 4.5), ((s * 11, -8, 17), 4.5), ((s * 20, -34, 12), 6.0)]
-        tube("csf", lateral, wide)
-        tube("csf", [((s * 20, -34, 12), 5.5), ((s * 20, -58, 4), 2.5)], wide)
-        tube("csf", [((s * 21, -34, 10), 4.5), ((s * 30, -22, -10), 2.8), ((s * 32, 4, -18), 2.0)], wide)
-        blob("red_nucleus", vary((s * 5, -18, -8), 0.5), (3.4, 3.6, 4.6), (0, 0, 0))
-        blob("substantia_nigra", vary((s * 9.5, -13, -12), 0.5), (2.6, 6.5, 3.8), (0, s * 20, s * 35))
-        centre, phase = vary((s * 15, -50, -38)), rng.uniform(0, 6)
-
-        def shell(p: Points, centre: np.ndarray = anatomy.placed(centre), phase: float = phase) -> np.ndarray:
-            # the dentate is a crumpled sheet: the shell of an ellipsoid with ripples
-            ripple = 0.9 * np.sin(1.1 * (p[1] - centre[1]) + 0.9 * (p[2] - centre[2]) + phase)
-            return 1.5 - np.abs(ellipsoid(p, centre, np.array((7.0, 8.5, 5.5)), anatomy.turn) + ripple)
-
-        canvas.paint("dentate", shell, anatomy.placed(centre), 12)
-    blob("csf", vary((0, -5, 1), 0.5), (1.4 * wide, 13, 8.5), (0, 0, 0))
-    tube("csf", [((0, -24, -6), 1.0), ((0, -34, -26), 1.2)])
-    blob("csf", vary((0, -37, -33), 0.5), (5.0 * wide, 4.5, 9), (20, 0, 0))
-
-
-def paint_air(canvas: Canvas, anatomy: Anatomy, hull: np.ndarray) -> None:
-    """Frontal, ethmoid, sphenoid and maxillary sinuses, nose and throat, ear canals and mastoid cells; the eyes."""
-    vary, rng, wide = anatomy.vary, anatomy.rng, anatomy.sinus
-    keep_off = hull + np.float16(2)  # thin bone is left between air and brain
-
-    def cavity(tissue: str, centre: tuple[float, float, float], radii: tuple[float, float, float], rough: float) -> None:
-        at, size = anatomy.placed(vary(centre, 1.5)), np.array(radii) * rng.normal(1, 0.08, 3)
-        size = size * (wide if tissue == "air" else 1)
-
-        def distance(p: Points) -> np.ndarray:
-            return ellipsoid(p, at, size, anatomy.turn) + rough * anatomy.rough.at(p)
-
-        canvas.paint(tissue, distance, at, float(max(size)) + 3 * rough + 2, keep_off)
-
-    cavity("bone", (0, 66, -44), (20, 22, 22), 1.0)
-    cavity("bone", (0, 22, -42), (20, 18, 12), 1.0)
-    cavity("air", (0, 58, -50), (11, 24, 16), 1.5)
-    cavity("air", (0, 22, -42), (12, 11, 8), 1.0)
-    cavity("air", (0, 15, -75), (9, 12, 26), 1.0)
-    for s in (-1, 1):
-        cavity("csf", (s * 33, 66, -36), (12, 12, 12), 0.0)
-        cavity("air", (s * 10, 88, -22), (11, 4.5, 11), 0.8)
-        cavity("air", (s * 27, 55, -66), (12, 14, 15), 1.0)
-        cavity("bone", (s * 58, -18, -42), (14, 18, 15), 1.0)
-        cavity("air", (s * 58, -20, -42), (8, 10, 9), 3.5)
-        distance, centre, reach = _rod(
-            anatomy.placed(vary((s * 50, -8, -42))), anatomy.placed(vary((s * 95, -6, -46))), 2.5, 4.5
-        )
-        canvas.paint("air", distance, centre, reach, keep_off)
-    distance, centre, reach = _rod(
-        anatomy.placed(np.array((0.0, 8, -90))), anatomy.placed(np.array((0.0, 0.0, -400))), 9, 9
-    )
-    canvas.paint("air", distance, centre, reach, keep_off)
-
-
-def veins(anatomy: Anatomy) -> tuple[np.ndarray, np.ndarray]:
-    """Points along all veins, a quarter of a mm apart (n, 3) in array axes, and their radii in mm (n)."""
-    rng = anatomy.rng
-    paths: list[tuple[np.ndarray, float, float]] = []
-
-    def hull(direction: np.ndarray, depth: float) -> np.ndarray:
-        """Points on the cerebrum's ellipsoid, `depth` mm under it."""
-        unit = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
-        return np.array((0, 0, 6)) + unit * (np.array((67, 85, 64)) - depth)
-
-    angle = np.linspace(0.15, np.pi + 0.12, 40)[:, None]
-    sagittal = hull(np.hstack((0 * angle, np.cos(angle), np.sin(angle))), -3.0)
-    paths.append((sagittal, 1.5, 3.6))
-    for s in (-1.0, 1.0):
-        back = np.array([(s * 2, -84, -6), (s * 25, -76, -14), (s * 46, -58, -20), (s * 58, -34, -26), (s * 54, -22, -44)])
-        paths.append((back, 3.0, 3.4))
-        inner = np.array([(s * 3, 18, 6), (s * 2.5, 2, 11), (s * 2, -18, 12), (s * 1.5, -32, 8)])
-        paths.append((inner, 0.6, 1.2))
-        paths.append((np.array([(s * 18, 10, 16), (s * 12, 0, 14), (s * 3, 6, 9)]), 0.5, 0.8))
-        basal = np.array([(s * 20, 5, -16), (s * 17, -14, -12), (s * 10, -28, -3), (s * 2, -34, 6)])
-        paths.append((basal, 0.6, 1.1))
-    paths.append((np.array([(0.0, -32, 8), (0, -44, 8), (0, -64, 2), (0, -84, -6)]), 1.6, 2.4))
-    for _ in range(rng.integers(50, 70)):  # from the cortex to the sagittal sinus, and down into a sulcus
-        side, turn = rng.choice((-1, 1)), rng.uniform(-0.2, np.pi + 0.1)
-        tilt = np.linspace(rng.uniform(0.5, 1.4), 0.05, 8)
-        drift = turn + np.cumsum(rng.normal(0, 0.06, 8))
-        way = np.stack((side * np.sin(tilt), np.cos(tilt) * np.cos(drift), np.cos(tilt) * np.sin(drift)), 1)
-        depth = np.linspace(rng.uniform(6, 14), 0.0, 8)[:, None]
-        paths.append((hull(way, depth), 0.3, rng.uniform(0.5, 1.1)))
-    for _ in range(rng.integers(60, 90)):  # medullary veins, from the white matter to the ventricle
-        side = rng.choice((-1, 1))
-        y = rng.uniform(-45, 38)
-        inner_end = np.array((side * rng.uniform(12, 20), 0.75 * y, rng.uniform(10, 18)))
-        outer_end = np.array((side * rng.uniform(26, 44), y + rng.normal(0, 6), rng.uniform(12, 44)))
-        t = np.linspace(0, 1, 6)[:, None]
-        way = outer_end + t * (inner_end - outer_end) + rng.normal(0, 0.8, (6, 3)) * (t * (1 - t) * 4)
-        paths.append((way, 0.2, rng.uniform(0.3, 0.5)))
-    points, radii = [], []
-    for way, start, end in paths:
-        length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1))))
-        at = np.arange(0, length[-1], 0.25)
-        points.append(np.stack([np.interp(at, length, way[:, a]) for a in range(3)], 1) * anatomy.size)
-        radii.append(np.interp(at, (0, length[-1]), (start, end)))
-    return anatomy.placed(np.concatenate(points)), np.concatenate(radii)
-
-
-def paint_veins(canvas: Canvas, anatomy: Anatomy) -> None:
-    """Tubes, also thinner than a voxel: a tube under a voxel wide keeps its cross-section, at a lower fraction."""
-    points, radii = veins(anatomy)
-    h = canvas.step_mm
-    keep = np.sort(np.unique(np.floor(np.arange(len(points)) * 0.25 / (h / 2)), return_index=True)[1])
-    points, radii = points[keep], radii[keep]
-    wide = np.maximum(radii, 0.56 * h)  # a disc of a voxel's face
-    share = (radii / wide) ** 2
-    fraction = np.zeros(canvas.label.shape, np.float32)
-    steps = np.array([line[1] - line[0] for line in canvas.lines])
-    origin = np.array([line[0] for line in canvas.lines])
-    nearest = np.rint((points - origin) / steps).astype(int)
-    for lo, hi in ((0, 0.75), (0.75, 1.5), (1.5, 3), (3, 9)):
-        pick = (wide >= lo) & (wide < hi)
-        if not pick.any():
-            continue
-        reach = [int(np.ceil((wide[pick].max() + h / 2) / s)) for s in steps]
-        for i in range(-reach[0], reach[0] + 1):
-            for j in range(-reach[1], reach[1] + 1):
-                for k in range(-reach[2], reach[2] + 1):
-                    at = nearest[pick] + (i, j, k)
-                    ok = ((at >= 0) & (at < fraction.shape)).all(1)
-                    d = np.linalg.norm(at * steps + origin - points[pick], axis=1)
-                    value = share[pick] * np.clip(0.5 + (wide[pick] - d) / h, 0, 1)
-                    ok &= value > 0
-                    np.maximum.at(fraction, tuple(at[ok].T), value[ok].astype(np.float32))
-    for i in range(0, fraction.shape[0], SLAB):
-        where = (slice(i, i + SLAB), slice(None), slice(None))
-        canvas.blend(where, fraction[where], "vein")
-
-
-def paint_lesion(canvas: Canvas, anatomy: Anatomy, tissue: str, side: int) -> None:
-    """One lesion at a random place of the white matter or cortex, 3 to 6 mm in radius."""
-    rng = anatomy.rng
-    low, high = (2.5, 4.0) if tissue == "calcification" else (3.5, 6.0)
-    centre = anatomy.placed(np.array((side * rng.uniform(24, 46), rng.uniform(-48, 44), rng.uniform(8, 38))) * anatomy.size)
-    radii = rng.uniform(low, high, 3)
-    turn = rotation(rng.uniform(0, np.pi, 3))
-
-    def distance(p: Points) -> np.ndarray:
-        return ellipsoid(p, centre, radii, turn) + 0.5 * anatomy.rough.at(p)
-
-    canvas.paint(tissue, distance, centre, high + 3)

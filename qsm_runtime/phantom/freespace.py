@@ -58,7 +58,12 @@ def _block_kernel(shape: Triple, voxel_mm: Vector, b0_dir: Vector, reach_mm: flo
 
 
 def free_space_field(
-    chi: np.ndarray, voxel_mm: Vector, b0_dir: Vector, block: Triple, far: np.ndarray | None = None, start: Triple = (0, 0, 0)
+    chi: np.ndarray,
+    voxel_mm: Vector,
+    b0_dir: Vector,
+    block: Triple,
+    far: np.ndarray | None = None,
+    start: Triple = (0, 0, 0),
 ) -> np.ndarray:
     """Field (float32) of `chi` (float32, zero where there is nothing), whose shape is a multiple of `block`.
 

@@ -95,7 +95,9 @@ def simulate_head(
     anatomy = Anatomy(np.random.default_rng(shape_seed))
     layout = _layout(grid, oversample)
     canvas, hull = _draw(anatomy, layout, b0_tesla, lesions)
-    return _expose(grid, layout, canvas, hull, anatomy, b0_tesla, echo_times_s, peak_snr, bipolar_rad, field_seed, noise_seed)
+    return _expose(
+        grid, layout, canvas, hull, anatomy, b0_tesla, echo_times_s, peak_snr, bipolar_rad, field_seed, noise_seed
+    )
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,7 @@ def _layout(grid: Grid, oversample: int) -> _Layout:
     shape = [b * smooth_size(-(-n // b)) for n, b in zip(need, block, strict=True)]
     lift = min(14.0, fov[2] / scale / 2 - 76)  # the brain sits high in a tall field of view, under its top in a low one
     middle = (0.0, 0.0, -lift)
-    origin = [
-        c - f / scale / 2 + (0.5 - m) * s / scale for c, f, m, s in zip(middle, fov, margin, step, strict=True)
-    ]
+    origin = [c - f / scale / 2 + (0.5 - m) * s / scale for c, f, m, s in zip(middle, fov, margin, step, strict=True)]
     return _Layout(
         (factor[0], factor[1], factor[2]),
         (block[0], block[1], block[2]),
@@ -143,9 +143,7 @@ def _layout(grid: Grid, oversample: int) -> _Layout:
     )
 
 
-def _draw(
-    anatomy: Anatomy, layout: _Layout, b0_tesla: float, lesions: tuple[Lesion, ...]
-) -> tuple[Canvas, np.ndarray]:
+def _draw(anatomy: Anatomy, layout: _Layout, b0_tesla: float, lesions: tuple[Lesion, ...]) -> tuple[Canvas, np.ndarray]:
     lines = [
         o + np.arange(n) * s / layout.scale
         for o, n, s in zip(layout.origin_mm, layout.shape, layout.step_mm, strict=True)
@@ -173,7 +171,9 @@ def _neck(anatomy: Anatomy, layout: _Layout) -> tuple[np.ndarray, tuple[int, int
     """Blocks of a larger domain, down the neck; susceptibility relative to air, without the details."""
     below = round(BELOW_MM / BLOCK_MM)
     lines = []
-    for o, n, s, b, extra in zip(layout.origin_mm, layout.shape, layout.step_mm, layout.block, (0, 0, below), strict=True):
+    for o, n, s, b, extra in zip(
+        layout.origin_mm, layout.shape, layout.step_mm, layout.block, (0, 0, below), strict=True
+    ):
         size = b * s / layout.scale
         lines.append(o + (b - 1) / 2 * s / layout.scale + np.arange(-extra, n // b) * size)
     points = (lines[0][:, None, None], lines[1][None, :, None], lines[2][None, None, :])

@@ -70,7 +70,9 @@ def cubic_weights(at: np.ndarray, start: float, step: float, count: int, wrap: i
 class Upsampled:
     """A float32 volume, to be read at the points of a finer grid a few planes at a time: one matrix an axis."""
 
-    def __init__(self, values: np.ndarray, weights: tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array]) -> None:
+    def __init__(
+        self, values: np.ndarray, weights: tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array]
+    ) -> None:
         self.weights = weights
         nx, ny, nz = values.shape
         columns = np.ascontiguousarray(np.reshape(values, (nx * ny, nz)).T, np.float32)

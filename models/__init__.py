@@ -1,0 +1,1 @@
+"""Packaged networks: NAME.onnx and its card NAME.json."""
