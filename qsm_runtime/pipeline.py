@@ -37,8 +37,8 @@ class Event:
 class Result:
     """What a reconstruction gives. Maps are float32 (x, y, z) on the scan's grid, zero outside `mask`.
 
-    mask is where chi_ppm is valid (after any erosion), brain_mask where the field was. record holds what was chosen on the
-    way: recipe, reference region and value, automatic parameters, threads, seconds a stage.
+    mask is where chi_ppm is valid (after any erosion), brain_mask where the field was. record holds what was chosen
+    on the way: recipe, reference region and value, automatic parameters, threads, seconds a stage.
     """
 
     chi_ppm: np.ndarray
@@ -130,7 +130,7 @@ def reconstruct(
     # the rest happens on the mask's box
     whole, lo, hi = scan.grid, *_bounds(mask)
     crop = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
-    grid = Grid(tuple(b - a for a, b in zip(lo, hi, strict=True)), whole.voxel_mm, whole.b0_dir)
+    grid = Grid((hi[0] - lo[0], hi[1] - lo[1], hi[2] - lo[2]), whole.voxel_mm, whole.b0_dir)
     mask = np.ascontiguousarray(mask[crop])
     magnitude = np.ascontiguousarray(scan.magnitude[(slice(None), *crop)])
     phase_rad = np.ascontiguousarray(scan.phase_rad[(slice(None), *crop)])

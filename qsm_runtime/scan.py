@@ -1,6 +1,7 @@
 """A multi-echo gradient-echo scan, validated once."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Scan:
             raise MetadataError(f"{len(magnitude)} echoes but {len(echo_times_s)} echo times; give one for each echo")
         if not all(np.isfinite(t) and 0 < t < 1 for t in echo_times_s):
             raise MetadataError(f"echo times must be seconds between 0 and 1, got {echo_times_s} (in ms by mistake?)")
-        if any(b <= a for a, b in zip(echo_times_s, echo_times_s[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(echo_times_s)):
             raise MetadataError(f"echo times must increase, got {echo_times_s}")
         if not (np.isfinite(self.b0_tesla) and 0.01 <= self.b0_tesla <= 30):
             raise MetadataError(f"field strength must lie between 0.01 and 30 T, got {self.b0_tesla}")

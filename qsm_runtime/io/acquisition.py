@@ -26,7 +26,8 @@ class Acquisition:
     mask: the user's mask, bool (x, y, z), or None. name: stem of output names, such as sub-1_ses-2_run-1.
     folder: where a derivative dataset keeps its maps, such as sub-1/ses-2/anat; empty for plain files.
     sources: the files read, for a BIDS dataset as `bids:raw:` URIs; source_paths: the same as paths.
-    phase_scaling, phase_sign_reason and b0_source say what was decided and why. phase_sign: +1, or -1 where the stored phase was negated.
+    phase_scaling, phase_sign_reason and b0_source say what was decided and why.
+    phase_sign: +1, or -1 where the stored phase was negated.
     echo_difference: the one phase is that of the second echo minus the first's.
     """
 

@@ -16,7 +16,7 @@ STRATEGY = zlib.Z_RLE
 
 def compress(data: memoryview, threads: int) -> list[bytes]:
     """Parts of the gzip file of `data`, to be written one after another."""
-    starts = range(0, len(data), BLOCK_BYTES)
+    starts = range(0, max(1, len(data)), BLOCK_BYTES)
 
     def block(start: int) -> bytes:
         deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 9, STRATEGY)

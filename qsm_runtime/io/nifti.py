@@ -159,6 +159,8 @@ def _phase(echo: Echo, scaling: Scaling, sign: int) -> np.ndarray:
     phase_rad = echo.image.volume(echo.index, sign * scaling.slope, sign * scaling.intercept)
     if scaling.wrap:
         phase_rad -= np.float32(TWO_PI) * np.rint(phase_rad / np.float32(TWO_PI))
+    if echo.image.stored.dtype.kind == "f":
+        phase_rad[np.isinf(phase_rad)] = np.nan  # clipping must not make a value of it
     return np.clip(phase_rad, -PI, PI, out=phase_rad)  # rounding of the stored scale
 
 

@@ -7,6 +7,7 @@ their input. Plans are cached per thread of control, so two threads never share 
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MAX_PLANS = 4  # a thread; each holds two work arrays
 _plans = threading.local()
 _wisdom_lock = threading.Lock()
 _wisdom_loaded = False
+planning_seconds = 0.0  # spent in this process on shapes that no wisdom knew
 
 
 def smooth_size(n: int, even: bool = False) -> int:
@@ -89,8 +91,11 @@ class Plan:
         self.spectrum = self.new_spectrum()
         known = self._build(("FFTW_MEASURE", "FFTW_WISDOM_ONLY"))
         if not known:
+            start = time.perf_counter()
             self._build(("FFTW_MEASURE",))
             save_wisdom()
+            global planning_seconds
+            planning_seconds += time.perf_counter() - start
 
     def _build(self, flags: tuple[str, ...]) -> bool:
         try:
@@ -138,7 +143,7 @@ def plan(shape: tuple[int, int, int]) -> Plan:
         if not _wisdom_loaded:
             load_wisdom()
     cache: OrderedDict[tuple[tuple[int, int, int], int], Plan] = _plans.__dict__.setdefault("cache", OrderedDict())
-    key = (tuple(int(n) for n in shape), get_threads())
+    key = ((int(shape[0]), int(shape[1]), int(shape[2])), get_threads())
     if key not in cache:
         with _wisdom_lock:  # FFTW's planner is not thread-safe
             cache[key] = Plan(*key)

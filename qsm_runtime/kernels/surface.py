@@ -179,3 +179,33 @@ def enclosed(
     # a shift far below a voxel keeps columns off vertices and edges, where a crossing could count twice or not at all
     _crossings(points / np.array(voxel_mm) + np.array([1.37e-6, 2.71e-6, 0.0]), faces, winding)
     return np.cumsum(winding, axis=2, dtype=np.int8) > 0
+
+
+@njit(cache=True)
+def walled_share(
+    points: np.ndarray, image: np.ndarray, voxel_mm: np.ndarray, wall: float, reach_mm: float
+) -> tuple[int, float]:
+    """Vertices (mm) within the image, and the share of them with a signal under `wall` within `reach_mm` outwards.
+
+    Half that reach inwards counts too: the surface rests in the wall or on it.
+    """
+    inside, walled = 0, 0
+    middle = np.zeros(3)
+    for v in range(points.shape[0]):
+        middle += points[v]
+    middle /= points.shape[0]
+    for v in range(points.shape[0]):
+        at = points[v] / voxel_mm
+        if at.min() < 0 or np.any(at > np.array(image.shape) - 1):
+            continue
+        inside += 1
+        outwards = points[v] - middle
+        outwards /= np.sqrt((outwards * outwards).sum()) + 1e-12
+        depth = -0.5 * reach_mm
+        while depth <= reach_mm:
+            here = points[v] + depth * outwards
+            if _sample(image, voxel_mm, here[0], here[1], here[2]) < wall:
+                walled += 1
+                break
+            depth += 1.0
+    return inside, walled / max(inside, 1)

@@ -10,9 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
-import numba  # noqa: E402
+import numba
 
-from qsm_runtime.errors import UsageError  # noqa: E402
+from qsm_runtime.errors import UsageError
 
 AVAILABLE = numba.config.NUMBA_NUM_THREADS
 

@@ -17,16 +17,22 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.distance import distance_outside
 from qsm_runtime.kernels.morphology import dilate, erode, fill_holes, largest_component
 from qsm_runtime.kernels.signal import block_mean, exceeds
-from qsm_runtime.kernels.surface import enclosed, evolve, geodesic_sphere
-from qsm_runtime.mask.quality import quality, trusted_phase
+from qsm_runtime.kernels.surface import enclosed, evolve, geodesic_sphere, walled_share
+from qsm_runtime.mask.quality import checked_quality, quality
 from qsm_runtime.mask.threshold import FAINT, combined_signal, eroded, signal_threshold
 
 COARSE_MM = 2.0  # the surface's voxels: fine enough for a skull, 8 times fewer than at 1 mm
+COMPRESSION = 0.6  # exponent of the magnitude that drives the surface: dark fluid is less of a wall than bone
 CLOSE_MM = 3.0  # gaps bridged when the head's middle is sought: sulci and vessels, not the skull
+DEEP_MM = 6.0  # how far inside the surface such gaps are closed: nearer to it they may part brain from scalp
 START = 0.5  # of the largest ball that fits into the head: where the surface starts
 ITERATIONS = 600
 LEVEL = 4  # 2562 vertices, about 5 mm apart on a brain
-LARGEST_MM = 80.0  # no brain holds a larger ball
+LARGEST_MM = 95.0  # no head holds a larger ball
+WALL, WALL_MM = 0.5, 8.0  # a skull: less than this share of the usual signal, within this distance of the surface
+MIN_WALLED = 0.75  # of the surface; heads have 0.93 and more, an abdomen about 0.4
+MIN_VERTICES = 32  # of the surface within the field of view, or nothing is known about walls
+MIN_OF_HEAD = 0.15  # of the head's volume: a brain has a quarter with neck and shoulders in view
 MARGIN_MM = 25.0  # how far the surface may leave the field of view where that cuts the brain
 BIAS_MM = 15.0  # scale of receive sensitivity
 RIM_MM = 2.0  # closing at full resolution
@@ -37,8 +43,8 @@ def brain(
     phase_rad: np.ndarray,
     grid: Grid,
     *,
-    brightness: float = 0.5,
-    fraction: float = 0.3,
+    brightness: float = 0.6,
+    fraction: float = 0.4,
     bridge_mm: float = 5.0,
     min_quality: float = 0.5,
     erode_mm: float = 0.0,
@@ -57,11 +63,11 @@ def brain(
         raise UsageError(f"brightness must lie in (0, 1), bridge_mm be >= 0; got {brightness} and {bridge_mm}")
     combined = combined_signal(magnitude, grid)
     empty = signal_threshold(combined, 0.5 * fraction)
-    trusted = trusted_phase(magnitude, phase_rad, min_quality)
+    straight = checked_quality(magnitude, phase_rad, min_quality)
     factor = tuple(max(1, int(COARSE_MM / v + 0.3)) for v in grid.voxel_mm)
     coarse = block_mean(combined, factor)
     coarse_mm = tuple(f * v for f, v in zip(factor, grid.voxel_mm, strict=True))
-    inside = _inside(coarse, coarse_mm, brightness)
+    inside = _inside(coarse**COMPRESSION * block_mean(straight, factor), coarse_mm, brightness)
     if inside is None:
         warnings.warn(
             "no brain was found: the mask holds all that has trustworthy phase (mask method quality); "
@@ -75,7 +81,7 @@ def brain(
     level[~dilate(body, 1.01 * max(coarse_mm), coarse_mm)] = np.inf
     tissue = exceeds(combined, level, factor)
     whole = fill_holes(_closed(largest_component(tissue), RIM_MM, grid.voxel_mm))
-    mask = fill_holes(_closed(largest_component(whole & trusted), RIM_MM, grid.voxel_mm) & whole)
+    mask = fill_holes(_closed(largest_component(whole & (straight >= min_quality)), RIM_MM, grid.voxel_mm) & whole)
     return eroded(mask, grid, erode_mm)
 
 
@@ -83,27 +89,29 @@ def _closed(mask: np.ndarray, radius_mm: float, voxel_mm: tuple[float, ...]) -> 
     return erode(dilate(mask, radius_mm, voxel_mm), radius_mm, voxel_mm)
 
 
-def _inside(coarse: np.ndarray, voxel_mm: tuple[float, ...], brightness: float) -> np.ndarray | None:
+def _inside(drive: np.ndarray, voxel_mm: tuple[float, ...], brightness: float) -> np.ndarray | None:
     """Voxels in the surface that met the skull; None where what it found cannot be a brain."""
-    nothing, most = np.percentile(coarse, (2, 98))
+    nothing, most = np.percentile(drive, (2, 98))
     faint = nothing + FAINT * (most - nothing)
-    head = coarse > faint
-    depth = distance_outside(~_closed(head, CLOSE_MM, voxel_mm), voxel_mm)
-    centre = np.array(np.unravel_index(int(depth.argmax()), coarse.shape))
-    radius = min(float(depth.max()), LARGEST_MM)
-    away = np.sqrt(
-        sum(
-            ((np.arange(n) - c) * v).reshape(np.roll((-1, 1, 1), a)) ** 2
-            for a, (n, c, v) in enumerate(zip(coarse.shape, centre, voxel_mm, strict=True))
-        )
-    )
-    typical = float(np.median(coarse[head & (away < radius)]))
+    head = drive > faint
+    closed = _closed(head, CLOSE_MM, voxel_mm)
+    depth = distance_outside(~closed, voxel_mm)
+    radius = float(depth.max())
+    if radius > LARGEST_MM:
+        return None
+    centre = np.array(np.unravel_index(int(depth.argmax()), drive.shape))
+    x, y, z = (((np.arange(n) - c) * v) ** 2 for n, c, v in zip(drive.shape, centre, voxel_mm, strict=True))
+    ball = x[:, None, None] + y[:, None] + z < radius**2
+    typical = float(np.median(drive[head & ball]))
     sphere, faces, rings = geodesic_sphere(LEVEL)
     start = centre * voxel_mm + START * radius * sphere
-    points = evolve(
-        start, rings, coarse, voxel_mm, typical, (float(nothing), float(faint)), brightness, ITERATIONS, MARGIN_MM
-    )
-    return enclosed(points, faces, coarse.shape, voxel_mm)
+    low = (float(nothing), float(faint))
+    points = evolve(start, rings, drive, voxel_mm, typical, low, brightness, ITERATIONS, MARGIN_MM)
+    count, share = walled_share(points, drive, np.array(voxel_mm), WALL * typical, WALL_MM)
+    inside = enclosed(points, faces, drive.shape, voxel_mm)
+    if count < MIN_VERTICES or share < MIN_WALLED or (inside & closed).sum() < MIN_OF_HEAD * closed.sum():
+        return None
+    return inside
 
 
 def _usual(coarse: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, ...]) -> np.ndarray:
@@ -115,6 +123,7 @@ def _usual(coarse: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, ...]) 
 
 def _cut_bridges(tissue: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, ...], bridge_mm: float) -> np.ndarray:
     """The largest part that an opening leaves of the tissue, sulci closed before so that gyri survive it."""
-    solid = fill_holes(_closed(tissue, CLOSE_MM, voxel_mm) & inside)
+    deep = distance_outside(~inside, voxel_mm) > DEEP_MM
+    solid = fill_holes(tissue | (_closed(tissue, CLOSE_MM, voxel_mm) & deep))
     core = largest_component(distance_outside(~solid, voxel_mm) > bridge_mm)
     return solid & (distance_outside(core, voxel_mm) <= bridge_mm)

@@ -32,18 +32,17 @@ def quality(
     """
     combined = combined_signal(magnitude, grid)
     signal = combined > signal_threshold(combined, fraction)
-    trusted = signal & trusted_phase(magnitude, phase_rad, min_quality)
+    trusted = signal & (checked_quality(magnitude, phase_rad, min_quality) >= min_quality)
     # closing joins what single noisy voxels took apart, before the largest part is chosen
     reach = 1.01 * min(grid.voxel_mm)
     mask = fill_holes(largest_component(erode(dilate(trusted, reach, grid.voxel_mm), reach, grid.voxel_mm) & signal))
     return eroded(mask, grid, erode_mm)
 
 
-def trusted_phase(magnitude: np.ndarray, phase_rad: np.ndarray, min_quality: float) -> np.ndarray:
-    """Bool (x, y, z): where the phase quality reaches `min_quality`."""
+def checked_quality(magnitude: np.ndarray, phase_rad: np.ndarray, min_quality: float) -> np.ndarray:
+    """Phase quality (float32, x, y, z; 1 is best) of checked input, to be compared with `min_quality`."""
     if not 0 <= min_quality <= 1:
         raise UsageError(f"min_quality must lie in [0, 1], got {min_quality}")
     if phase_rad.shape != magnitude.shape:
         raise ShapeError(f"phase has shape {phase_rad.shape}, magnitude {magnitude.shape}: they must be the same")
-    magnitude, phase_rad = (np.ascontiguousarray(a, np.float32) for a in (magnitude, phase_rad))
-    return phase_quality(phase_rad, magnitude) >= min_quality
+    return phase_quality(np.ascontiguousarray(phase_rad, np.float32), np.ascontiguousarray(magnitude, np.float32))

@@ -1,8 +1,9 @@
 """MCPC-3D-S: remove the phase at echo time zero (receive offset), for one or two readout polarities.
 
 Eckstein et al. 2018, 10.1002/mrm.26963:  offset = phi_1 - TE_1 / (TE_b - TE_a) * unwrap(arg(S_b conj(S_a))),
-smoothed as a complex number after a low-order polynomial has been taken out. With a bipolar readout odd and even echoes carry different offsets: the field then
-comes from two echoes of one polarity (a, b = 1, 3), and each polarity has its own offset.
+smoothed as a complex number after a low-order polynomial has been taken out. With a bipolar readout odd and even
+echoes carry different offsets: the field then comes from two echoes of one polarity (a, b = 1, 3), and each
+polarity has its own offset.
 """
 
 from typing import Literal
@@ -51,8 +52,9 @@ def mcpc3ds(
             f"{len(echo_times_s)}; use --offset none"
         )
     te = np.asarray(echo_times_s, float)
-    block = tuple(max(1, round(BLOCK_MM / v)) for v in grid.voxel_mm)
-    sigma_blocks = tuple(smoothing_mm / (v * b) for v, b in zip(grid.voxel_mm, block, strict=True))
+    bx, by, bz = (max(1, round(BLOCK_MM / v)) for v in grid.voxel_mm)
+    sx, sy, sz = (smoothing_mm / (v * b) for v, b in zip(grid.voxel_mm, (bx, by, bz), strict=True))
+    block, sigma_blocks = (bx, by, bz), (sx, sy, sz)
     advance = unwrap_volume(phase_difference(phase_rad[step], phase_rad[0]), mask, magnitude=magnitude[step])
     weight = magnitude[0] * magnitude[step]
     out = np.empty_like(phase_rad)

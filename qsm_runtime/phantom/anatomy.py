@@ -19,7 +19,7 @@ class Anatomy:
         self.rng = rng
         self.size = rng.normal(0.97, 0.025, 3).clip(0.91, 1.02)
         self.turn = rotation(np.radians(rng.normal(0, (4.0, 2.0, 2.5))))
-        self.fold = Noise(rng, rng.uniform(21, 26))
+        self.fold = Noise(rng, rng.uniform(18, 22))
         self.folia = Noise(rng, 8.0, samples=64)
         self.wobble = Noise(rng, 45.0, band=0.5)
         self.rough = Noise(rng, 9.0)
@@ -105,8 +105,8 @@ def paint_large(canvas: Canvas, anatomy: Anatomy) -> np.ndarray:
     def fraction(d: np.ndarray) -> np.ndarray:
         return np.clip(0.5 + d / h, 0, 1)
 
-    for i in range(0, hull.shape[0], SLAB):
-        slab = slice(i, min(i + SLAB, hull.shape[0]))
+    for i in range(0, len(hull), SLAB):
+        slab = slice(i, min(i + SLAB, len(hull)))
         f = {k: v.planes(slab) for k, v in surfaces.items()}
         where = (slab, slice(None), slice(None))
         canvas.texture[slab] = sum(a * n.planes(slab) for a, n in zip((0.6, 0.6, 0.55), grain, strict=True))
@@ -127,5 +127,3 @@ def paint_large(canvas: Canvas, anatomy: Anatomy) -> np.ndarray:
         canvas.blend(where, fraction(white), "white_matter")
         hull[slab] = f["brain"]
     return hull
-
-

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qsm_runtime.phantom.shapes import Points
-from qsm_runtime.phantom.tissues import TISSUES
+from qsm_runtime.phantom.tissues import AIR_CHI_PPM, TISSUES
 
 SLAB = 8  # planes handled at a time
 Distance = Callable[[Points], np.ndarray]
@@ -23,6 +23,20 @@ class Canvas:
     label: np.ndarray
     texture: np.ndarray
     b0_tesla: float
+
+    @classmethod
+    def blank(cls, lines: Points, b0_tesla: float) -> "Canvas":
+        """Nothing but air."""
+        shape = tuple(line.size for line in lines)
+        return cls(
+            lines,
+            np.full(shape, AIR_CHI_PPM, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.uint8),
+            np.zeros(shape, np.float32),
+            b0_tesla,
+        )
 
     @property
     def step_mm(self) -> float:
@@ -60,5 +74,3 @@ class Canvas:
         if keep_off is not None:
             d = np.minimum(d, -keep_off[box])
         self.blend(box, np.clip(0.5 + d / self.step_mm, 0, 1).astype(np.float32), tissue)
-
-

@@ -1,37 +1,27 @@
-"""A whole head with its truth: multi-echo complex signal, simulated on a finer grid than it is sampled.
+"""A whole head with its truth, simulated on a finer grid than it is sampled.
 
-signal(TE) = mean over the voxel of  rho exp(-TE R2*) exp(i (phi_0 + 2 pi gamma B0 TE (field + shim)))  + noise
 The susceptibility has no staircase edges and the field no coarse kernel: nobody inverts with what made the data.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.fft import smooth_size
-from qsm_runtime.phantom.anatomy import (
-    Anatomy,
-    Canvas,
-    paint_air,
-    paint_deep,
-    paint_large,
-    paint_lesion,
-    paint_veins,
-)
+from qsm_runtime.phantom.anatomy import Anatomy, paint_large
+from qsm_runtime.phantom.canvas import Canvas
+from qsm_runtime.phantom.exposure import Exposure, expose, shim, shim_fields
 from qsm_runtime.phantom.freespace import block_mean, free_space_field
-from qsm_runtime.phantom.shapes import Upsampled, cubic_weights
-from qsm_runtime.phantom.tissues import AIR_CHI_PPM, FAT_SHIFT_PPM, TISSUES
+from qsm_runtime.phantom.layout import BLOCK_MM, Layout
+from qsm_runtime.phantom.organs import paint_air, paint_deep, paint_lesion
+from qsm_runtime.phantom.tissues import AIR_CHI_PPM, TISSUES
+from qsm_runtime.phantom.veins import paint_veins
 from qsm_runtime.scan import Scan
-from qsm_runtime.units import rad_per_ppm
 
 DEMO_GRID = Grid((96, 112, 96), (2.0, 2.0, 2.0))
-HEAD_MM = (158.0, 196.0, 156.0)  # least field of view that holds a head of ordinary size
-MARGIN_MM = 12.0  # of head beyond the field of view kept in full detail
-BLOCK_MM = 4.0
-BELOW_MM = 150.0  # of neck below that
+BELOW_MM = 150.0  # of neck under the fine grid
 Lesion = Literal["calcification", "haemorrhage"]
 
 
@@ -41,7 +31,7 @@ class Truth:
 
     chi_ppm         relative to soft tissue, zero outside the mask
     mask            bool, the brain with the fluid in its sulci
-    labels          uint8, codes in qsm_runtime.phantom.LABELS
+    labels          uint8, the commonest tissue of the voxel, codes in qsm_runtime.phantom.LABELS
     total_ppm       field that the phase carries, shim included
     local_ppm       field of the susceptibility inside the mask alone
     background_ppm  total_ppm - local_ppm
@@ -72,12 +62,14 @@ def simulate_head(
     echo_times_s: tuple[float, ...] = (0.005, 0.012, 0.019, 0.026),
     peak_snr: float = 100.0,
     seed: int = 0,
-    lesions: tuple[Lesion, ...] = ("calcification", "haemorrhage"),
+    lesions: tuple[Lesion, ...] = get_args(Lesion),
     bipolar_rad: float = 0.0,
     oversample: int = 2,
 ) -> Head:
-    """Simulate a head that fills `grid`; the same arguments give the same head, and another seed another one.
+    """Simulate a head that fills `grid`, x to its right, y to its front and z up, as an RAS image has them.
 
+    The same arguments give the same head, another seed another one, another grid the same one sampled otherwise;
+    where the field of view is too small for a head, the head is made smaller.
     peak_snr     largest magnitude over the noise's standard deviation in each of the real and imaginary parts; > 0
     lesions      which to place, any of "calcification", "haemorrhage"
     bipolar_rad  phase across the field of view along x between odd and even echoes; 0 is a monopolar readout
@@ -88,198 +80,83 @@ def simulate_head(
         raise UsageError(f"peak_snr must be positive, got {peak_snr}")
     if not 1 <= oversample <= 4:
         raise UsageError(f"oversample must lie between 1 and 4, got {oversample}")
-    unknown = [name for name in lesions if name not in ("calcification", "haemorrhage")]
+    if not np.isfinite(bipolar_rad):
+        raise UsageError(f"bipolar_rad must be finite, got {bipolar_rad}")
+    unknown = sorted(set(lesions) - set(get_args(Lesion)))
     if unknown:
-        raise UsageError(f"no such lesion: {unknown}; there are calcification and haemorrhage")
-    shape_seed, field_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
-    anatomy = Anatomy(np.random.default_rng(shape_seed))
-    layout = _layout(grid, oversample)
+        raise UsageError(f"no such lesion: {', '.join(unknown)}; there are {', '.join(get_args(Lesion))}")
+    shape_seed, field_seed, noise_seed = (
+        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
+    )
+    anatomy, layout = Anatomy(shape_seed), Layout.of(grid, oversample)
     canvas, hull = _draw(anatomy, layout, b0_tesla, lesions)
-    return _expose(
-        grid, layout, canvas, hull, anatomy, b0_tesla, echo_times_s, peak_snr, bipolar_rad, field_seed, noise_seed
-    )
+    factor, inner = layout.factor, layout.inner
+
+    mask = block_mean(hull[inner].astype(np.float32), factor) > -1.0
+    labels = _commonest(canvas.label[inner], factor)
+    chi_ppm = np.where(mask, block_mean(canvas.chi_ppm[inner], factor), np.float32(0))
+    local = free_space_field(_within(mask, canvas, layout), layout.step_mm, grid.b0_dir, layout.block)
+    local_ppm = block_mean(local[inner], factor)
+    del local, hull
+
+    canvas.chi_ppm -= np.float32(AIR_CHI_PPM)  # so that beyond the grid lies air
+    far, start = _neck(anatomy, layout)
+    field_ppm = free_space_field(canvas.chi_ppm, layout.step_mm, grid.b0_dir, layout.block, far, start)[inner]
+    field_ppm = np.ascontiguousarray(field_ppm)
+    canvas.chi_ppm = np.empty(0, np.float32)
+
+    basis = shim_fields(grid)
+    shim(field_ppm, mask, basis, factor, field_seed)
+    exposure = Exposure(b0_tesla, echo_times_s, peak_snr, bipolar_rad)
+    magnitude, phase_rad = expose(exposure, canvas, field_ppm, basis, layout, field_seed, noise_seed)
+    total_ppm = block_mean(field_ppm, factor)
+    r2star_hz = block_mean(canvas.r2star_hz[inner], factor)
+    truth = Truth(chi_ppm, mask, labels, total_ppm, local_ppm, total_ppm - local_ppm, r2star_hz)
+    return Head(Scan(magnitude, phase_rad, echo_times_s, b0_tesla, grid), truth)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the fine grid lies over the scan's: fine = factor x coarse, `inner` the field of view in it."""
-
-    factor: tuple[int, int, int]
-    block: tuple[int, int, int]
-    shape: tuple[int, int, int]
-    start: tuple[int, int, int]
-    step_mm: tuple[float, float, float]  # of the fine grid, in real mm
-    scale: float  # real mm a head mm
-    origin_mm: tuple[float, float, float]  # head mm of fine voxel (0, 0, 0)
-    inner: tuple[slice, slice, slice]
-
-
-def _layout(grid: Grid, oversample: int) -> _Layout:
-    fov = [n * v for n, v in zip(grid.shape, grid.voxel_mm, strict=True)]
-    scale = min(1.0, *(f / need for f, need in zip(fov, HEAD_MM, strict=True)))
-    base = max(min(grid.voxel_mm), scale)
-    factor = [int(np.clip(round(oversample * v / base), oversample, 4 * oversample)) for v in grid.voxel_mm]
-    step = [v / f for v, f in zip(grid.voxel_mm, factor, strict=True)]
-    block = [max(1, round(BLOCK_MM * scale / s)) for s in step]
-    margin = [int(np.ceil(MARGIN_MM * scale / v)) * f for v, f in zip(grid.voxel_mm, factor, strict=True)]
-    need = [n * f + 2 * m for n, f, m in zip(grid.shape, factor, margin, strict=True)]
-    shape = [b * smooth_size(-(-n // b)) for n, b in zip(need, block, strict=True)]
-    lift = min(14.0, fov[2] / scale / 2 - 76)  # the brain sits high in a tall field of view, under its top in a low one
-    middle = (0.0, 0.0, -lift)
-    origin = [c - f / scale / 2 + (0.5 - m) * s / scale for c, f, m, s in zip(middle, fov, margin, step, strict=True)]
-    return _Layout(
-        (factor[0], factor[1], factor[2]),
-        (block[0], block[1], block[2]),
-        (shape[0], shape[1], shape[2]),
-        (margin[0], margin[1], margin[2]),
-        (step[0], step[1], step[2]),
-        scale,
-        (origin[0], origin[1], origin[2]),
-        (
-            slice(margin[0], margin[0] + grid.shape[0] * factor[0]),
-            slice(margin[1], margin[1] + grid.shape[1] * factor[1]),
-            slice(margin[2], margin[2] + grid.shape[2] * factor[2]),
-        ),
-    )
-
-
-def _draw(anatomy: Anatomy, layout: _Layout, b0_tesla: float, lesions: tuple[Lesion, ...]) -> tuple[Canvas, np.ndarray]:
-    lines = [
-        o + np.arange(n) * s / layout.scale
-        for o, n, s in zip(layout.origin_mm, layout.shape, layout.step_mm, strict=True)
-    ]
-    canvas = Canvas(
-        (lines[0], lines[1], lines[2]),
-        np.full(layout.shape, AIR_CHI_PPM, np.float32),
-        np.zeros(layout.shape, np.float32),
-        np.zeros(layout.shape, np.float32),
-        np.zeros(layout.shape, np.uint8),
-        np.empty(layout.shape, np.float32),
-        b0_tesla,
-    )
+def _draw(anatomy: Anatomy, layout: Layout, b0_tesla: float, lesions: tuple[Lesion, ...]) -> tuple[Canvas, np.ndarray]:
+    """The painted head, and the distance to the brain's hull."""
+    canvas = Canvas.blank(layout.lines(), b0_tesla)
     hull = paint_large(canvas, anatomy)
     paint_deep(canvas, anatomy)
     paint_air(canvas, anatomy, hull)
     paint_veins(canvas, anatomy)
-    for tissue, side in (("calcification", 1), ("haemorrhage", -1)):
-        if tissue in lesions:
-            paint_lesion(canvas, anatomy, tissue, side)
+    for side, lesion in zip((1, -1), get_args(Lesion), strict=True):
+        if lesion in lesions:
+            paint_lesion(canvas, anatomy, lesion, side)
+    canvas.texture = np.empty(0, np.float32)
     return canvas, hull
 
 
-def _neck(anatomy: Anatomy, layout: _Layout) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Blocks of a larger domain, down the neck; susceptibility relative to air, without the details."""
+def _within(mask: np.ndarray, canvas: Canvas, layout: Layout) -> np.ndarray:
+    """The fine susceptibility inside the scan's mask, zero elsewhere."""
+    fine = mask
+    for axis, count in enumerate(layout.factor):
+        fine = np.repeat(fine, count, axis)
+    out = np.zeros(layout.shape, np.float32)
+    out[layout.inner] = np.where(fine, canvas.chi_ppm[layout.inner], 0)
+    return out
+
+
+def _neck(anatomy: Anatomy, layout: Layout) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Susceptibility of blocks relative to air, down the neck and without details; which is the fine grid's first."""
     below = round(BELOW_MM / BLOCK_MM)
-    lines = []
-    for o, n, s, b, extra in zip(
-        layout.origin_mm, layout.shape, layout.step_mm, layout.block, (0, 0, below), strict=True
-    ):
-        size = b * s / layout.scale
-        lines.append(o + (b - 1) / 2 * s / layout.scale + np.arange(-extra, n // b) * size)
-    points = (lines[0][:, None, None], lines[1][None, :, None], lines[2][None, None, :])
-    head = anatomy.surfaces(points)["head"]
+    x, y, z = layout.block_lines(below)
+    head = anatomy.surfaces((x[:, None, None], y[None, :, None], z[None, None, :]))["head"]
     return (-AIR_CHI_PPM * np.clip(0.5 + head / BLOCK_MM, 0, 1)).astype(np.float32), (0, 0, below)
 
 
-def _harmonics(grid: Grid) -> np.ndarray:
-    """Shim fields up to second order (9, x, y, z), axes scaled to [-1, 1] along the longest edge."""
-    half = max(n * v for n, v in zip(grid.shape, grid.voxel_mm, strict=True)) / 2
-    lines = [(np.arange(n) - (n - 1) / 2) * v / half for n, v in zip(grid.shape, grid.voxel_mm, strict=True)]
-    x, y, z = np.meshgrid(*lines, indexing="ij")
-    terms = (np.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 2 * z * z - x * x - y * y)
-    return np.stack(terms).astype(np.float32)
-
-
-def _expose(
-    grid: Grid,
-    layout: _Layout,
-    canvas: Canvas,
-    hull: np.ndarray,
-    anatomy: Anatomy,
-    b0_tesla: float,
-    echo_times_s: tuple[float, ...],
-    peak_snr: float,
-    bipolar_rad: float,
-    field_seed: np.random.SeedSequence,
-    noise_seed: np.random.SeedSequence,
-) -> Head:
-    """Fields, shim, signal and noise of a painted head."""
-    factor, inner = layout.factor, layout.inner
-    mask = block_mean(hull[inner].astype(np.float32), factor) > -1.0
-    del hull
-    labels = _majority(canvas.label[inner], factor)
-    chi_ppm = np.where(mask, block_mean(np.ascontiguousarray(canvas.chi_ppm[inner]), factor), np.float32(0))
-    r2star_hz = block_mean(np.ascontiguousarray(canvas.r2star_hz[inner]), factor)
-    canvas.texture = np.empty(0, np.float32)
-
-    inside = np.zeros(layout.shape, bool)
-    inside[inner] = _repeat(mask, factor)
-    local = free_space_field(np.where(inside, canvas.chi_ppm, 0), layout.step_mm, grid.b0_dir, layout.block)
-    local_ppm = block_mean(np.ascontiguousarray(local[inner]), factor)
-    del local, inside
-    far, start = _neck(anatomy, layout)
-    canvas.chi_ppm -= np.float32(AIR_CHI_PPM)
-    total = free_space_field(canvas.chi_ppm, layout.step_mm, grid.b0_dir, layout.block, far, start)
-    canvas.chi_ppm = np.empty(0, np.float32)
-    total = np.ascontiguousarray(total[inner])
-
-    rng = np.random.default_rng(field_seed)
-    basis = _harmonics(grid)
-    unshimmed = block_mean(total, factor)
-    fit = np.linalg.lstsq(basis[:, mask].T.astype(float), unshimmed[mask].astype(float), rcond=None)[0]
-    shim = -fit * rng.uniform(0.7, 1.0, len(fit)) + rng.normal(0, 0.05, len(fit))
-    lines = [(np.arange(n * f) + 0.5) / f - 0.5 for n, f in zip(grid.shape, factor, strict=True)]
-    x, y, z = (cubic_weights(line, 0, 1, n) for line, n in zip(lines, grid.shape, strict=True))
-    shim_ppm = Upsampled(np.tensordot(shim.astype(np.float32), basis, 1), (x, y, z))
-    for i in range(0, total.shape[0], factor[0]):
-        total[i : i + factor[0]] += shim_ppm.planes(slice(i, i + factor[0]))
-    total_ppm = block_mean(total, factor)
-
-    offset = np.tensordot(rng.normal(0, (1.5, *(0.8,) * 3, *(0.4,) * 5)).astype(np.float32), basis, 1)
-    gain = np.exp(np.tensordot(rng.normal(0, (0.0, *(0.15,) * 3, *(0.12,) * 5)).astype(np.float32), basis, 1))
-    signal, r2star, fat = canvas.signal[inner], canvas.r2star_hz[inner], canvas.label[inner] == TISSUES["fat"].label
-    ramp = basis[1] / max(float(np.abs(basis[1]).max()), 1e-6) / 2 + np.float32(0.1)
-    volumes = []
-    for echo, te in enumerate(echo_times_s):
-        image = np.empty(grid.shape, np.complex64)
-        per_ppm = np.float32(rad_per_ppm(b0_tesla, te))
-        for i in range(grid.shape[0]):
-            slab = slice(i * factor[0], (i + 1) * factor[0])
-            phase = per_ppm * (total[slab] + np.float32(FAT_SHIFT_PPM) * fat[slab])
-            size = signal[slab] * np.exp(np.float32(-te) * r2star[slab])
-            image[i].real = block_mean(size * np.cos(phase), factor)[0]
-            image[i].imag = block_mean(size * np.sin(phase), factor)[0]
-        readout = np.float32(bipolar_rad * (-0.5 if echo % 2 == 0 else 0.5)) * ramp
-        image *= gain * np.exp(1j * (offset + readout))
-        volumes.append(image)
-    rng = np.random.default_rng(noise_seed)
-    sigma = np.float32(max(float(np.abs(v).max()) for v in volumes) / peak_snr)
-    for image in volumes:
-        image.real += sigma * rng.standard_normal(grid.shape, np.float32)
-        image.imag += sigma * rng.standard_normal(grid.shape, np.float32)
-    magnitude = np.stack([np.abs(v) for v in volumes])
-    phase_rad = np.stack([np.angle(v) for v in volumes])
-    scan = Scan(magnitude, phase_rad, echo_times_s, b0_tesla, grid)
-    truth = Truth(chi_ppm, mask, labels, total_ppm, local_ppm, total_ppm - local_ppm, r2star_hz)
-    return Head(scan, truth)
-
-
-def _repeat(coarse: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
-    for axis, count in enumerate(factor):
-        coarse = np.repeat(coarse, count, axis)
-    return coarse
-
-
-def _majority(fine: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
-    """The commonest label of each block."""
+def _commonest(fine: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
+    """The commonest label of each block; air where there is a tie with it."""
     shape = tuple(n // f for n, f in zip(fine.shape, factor, strict=True))
-    best, out = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    for tissue in TISSUES.values():
-        share = np.zeros(shape, np.float32)
-        for i in range(shape[0]):
-            slab = fine[i * factor[0] : (i + 1) * factor[0]] == tissue.label
-            if slab.any():
-                share[i] = block_mean(slab.astype(np.float32), factor)[0]
-        better = share > best
-        best[better], out[better] = share[better], tissue.label
+    out = np.zeros(shape, np.uint8)
+    for i in range(shape[0]):
+        slab, best = fine[i * factor[0] : (i + 1) * factor[0]], np.zeros(shape[1:], np.float32)
+        present = np.bincount(slab.ravel(), minlength=256) > 0
+        for tissue in TISSUES.values():
+            if present[tissue.label]:
+                share = block_mean((slab == tissue.label).astype(np.float32), factor)[0]
+                out[i][share > best] = tissue.label
+                np.maximum(best, share, out=best)
     return out

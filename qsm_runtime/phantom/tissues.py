@@ -49,4 +49,4 @@ TISSUES: dict[str, Tissue] = {
     "haemorrhage": Tissue(17, 1.2, 0.15, 0.45, 25.0, 60.0),
 }
 LABELS: dict[str, int] = {name: tissue.label for name, tissue in TISSUES.items()}
-DEEP_GREY = ("caudate", "pallidum", "putamen", "red_nucleus", "dentate", "substantia_nigra", "thalamus")
+DEEP_GREY = ("caudate", "pallidum", "putamen", "red_nucleus", "dentate", "substantia_nigra")  # rich in iron

@@ -82,8 +82,6 @@ def paint_veins(canvas: Canvas, anatomy: Anatomy) -> None:
                     value = share[pick] * np.clip(0.5 + (wide[pick] - d) / h, 0, 1)
                     ok &= value > 0
                     np.maximum.at(fraction, tuple(at[ok].T), value[ok].astype(np.float32))
-    for i in range(0, fraction.shape[0], SLAB):
+    for i in range(0, len(fraction), SLAB):
         where = (slice(i, i + SLAB), slice(None), slice(None))
         canvas.blend(where, fraction[where], "vein")
-
-

@@ -48,8 +48,8 @@ def reliability_edges(phase_rad: np.ndarray, mask: np.ndarray) -> Edges:
     """Edges of one volume ranked by summed reliability: phase in [-pi, pi] (float32, x, y, z), bool mask."""
     box = box_of(mask)
     sx, sy, sz = box.size
-    phase, inside = np.ascontiguousarray(phase_rad[box.slices]), np.ascontiguousarray(mask[box.slices])
-    inside &= np.isfinite(phase)
+    phase = np.ascontiguousarray(phase_rad[box.slices])
+    inside = mask[box.slices] & np.isfinite(phase)
     words = np.zeros((sx + 1) * sy * sz, np.uint32)
     histogram = np.zeros((sx, 256), np.int64)
     _rank(words, histogram, phase, inside, _reliability(phase, inside, _LINES))

@@ -152,9 +152,10 @@ def _words(words, histogram, phase, second, te_ratio, magnitude, mask, shape, lo
                 on_line = 0 < y + lo[1] < ny - 2
                 _row(line[za:], weight, phase, second, te_ratio, magnitude, mask,
                      (start + za, start + zb), nz, 1, on_line)  # fmt: skip
-            inner_a, inner_b = max(za, 1 - lo[2]), min(zb - 1, nz - 2 - lo[2])
-            tail = max(inner_a, inner_b)
-            for a, b, on_line in ((za, inner_a, False), (inner_a, inner_b, True), (tail, zb - 1, False)):
+            last = zb - 1
+            inner_a = min(max(za, 1 - lo[2]), last)
+            inner_b = max(min(last, nz - 2 - lo[2]), inner_a)
+            for a, b, on_line in ((za, inner_a, False), (inner_a, inner_b, True), (inner_b, last, False)):
                 if a < b:
                     _row(line[a:], weight, phase, second, te_ratio, magnitude, mask,
                          (start + a, start + b), 1, 2, on_line)  # fmt: skip

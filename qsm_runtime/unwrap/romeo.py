@@ -17,7 +17,7 @@ from qsm_runtime.unwrap.temporal import Echoes, Parts, template_turns
 
 Mode = Literal["template", "individual"]
 
-MIN_AGREEMENT = 0.6  # resultant length under which an echo is not predicted by its neighbour (about 1 rad of spread)
+MAX_UNPREDICTED = 0.01  # share of an echo's signal far from its prediction, above which it is unwrapped in space
 
 
 def romeo(
@@ -32,12 +32,12 @@ def romeo(
 ) -> np.ndarray:
     """Unwrapped phase in rad, float32 (echo, x, y, z): equal to the input but for whole turns, zero outside the mask.
 
-    phase_rad      float32 (echo, x, y, z), wrapped; a voxel that is not a number stays so and is passed around
+    phase_rad      float32 (echo, x, y, z), wrapped; a voxel that is not finite in one echo is NaN in all of the result
     mask           bool (x, y, z); its parts are unwrapped each for itself
     magnitude      float32 (echo, x, y, z), any unit; None leaves the magnitude coherence out
     echo_times_s   seconds, one for each echo; needed for more than one echo, any spacing
     mode           "template": one echo in space and the others in time, which wants the phase offset removed first;
-                   an echo that its neighbour does not predict is unwrapped in space instead.
+                   an echo that the others do not predict is unwrapped in space instead.
                    "individual": each echo in space, then shifted by whole turns to agree with the first
     template_echo  index of the echo unwrapped in space, from 0
 
@@ -79,19 +79,20 @@ def romeo(
 
     out = np.zeros(echoes.shape, np.float32)
     out[template_echo] = first
-    labels, n_parts = ndimage.label(mask & np.isfinite(echoes).all(0))
+    finite = np.isfinite(echoes).all(0)
+    labels, n_parts = ndimage.label(mask & finite)
     parts = Parts(labels, np.bincount(labels.reshape(-1), minlength=n_parts + 1) * (np.arange(n_parts + 1) > 0))
     others = sorted((e for e in range(n) if e != template_echo), key=lambda e: abs(e - template_echo))
     series = Echoes(out, weigh, echo_times, parts, template_echo)
-    angles = np.stack([series.deviation(e, wrapped_echoes[e])[0] for e in others])
+    angles = np.stack([series.deviation(e, wrapped_echoes[e]) for e in others])
     series.add_turns(template_echo, template_turns(angles, np.array(echo_times)[others] / echo_times[template_echo]))
     for e in others:
-        angle, agreement = series.deviation(e, wrapped_echoes[e])
-        if mode == "template" and agreement >= MIN_AGREEMENT:
-            series.follow(e, wrapped_echoes[e], angle)
-        else:
+        angle = series.deviation(e, wrapped_echoes[e])
+        if mode == "individual" or series.follow(e, wrapped_echoes[e], angle) > MAX_UNPREDICTED:
             out[e] = in_space(e)
             series.align(e, angle)
+        series.known.append(e)
+    out[:, mask & ~finite] = np.nan
     return out
 
 

@@ -19,6 +19,7 @@ MAX_TEMPLATE_TURNS = 2  # how far a part of the template may be off as a whole
 TURN_PENALTY = 0.05  # rad^2 a squared turn: without evidence in the other echoes nothing is moved
 
 _CHUNKS = 8  # partial sums over a fixed number of slabs: the same result for any thread count
+_FAR = 0.75 * np.pi  # rad from the prediction: about to be given the wrong turn
 _MAX_SHIFT = 64  # turns between an echo unwrapped in space and its prediction
 
 
@@ -58,14 +59,22 @@ def _deviation(sums, phase, echoes, magnitude, times, known, e, labels):
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _follow(phase, echoes, magnitude, times, known, e, labels, angle):
-    for x in prange(phase.shape[0]):
-        for y in range(phase.shape[1]):
-            for z in range(phase.shape[2]):
-                part = labels[x, y, z]
-                if part:
-                    d = phase[x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
-                    echoes[e, x, y, z] = np.float32(phase[x, y, z] - 2 * np.pi * np.rint(d / (2 * np.pi)))
+def _follow(sums, phase, echoes, magnitude, times, known, e, labels, angle):
+    step = (phase.shape[0] + _CHUNKS - 1) // _CHUNKS
+    for c in prange(_CHUNKS):
+        for x in range(c * step, min((c + 1) * step, phase.shape[0])):
+            for y in range(phase.shape[1]):
+                for z in range(phase.shape[2]):
+                    part = labels[x, y, z]
+                    if part:
+                        p = phase[x, y, z]
+                        d = p - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
+                        turn = np.rint(d / (2 * np.pi))
+                        echoes[e, x, y, z] = np.float32(p - 2 * np.pi * turn)
+                        signal = magnitude[e, x, y, z] if magnitude.shape[0] else np.float32(1)
+                        sums[c, 0] += signal
+                        if abs(d - 2 * np.pi * turn) > _FAR:
+                            sums[c, 1] += signal
 
 
 @njit(cache=True, error_model="numpy")
@@ -99,34 +108,45 @@ class Echoes:
     known      indices of the echoes that are unwrapped
     """
 
-    def __init__(self, unwrapped, magnitude, times_s, parts: Parts, first: int) -> None:
+    def __init__(
+        self,
+        unwrapped: np.ndarray,
+        magnitude: np.ndarray | None,
+        times_s: tuple[float, ...],
+        parts: Parts,
+        first: int,
+    ) -> None:
         self.unwrapped = unwrapped
         self.magnitude = np.zeros((0, 1, 1, 1), np.float32) if magnitude is None else magnitude
         self.times_s = np.asarray(times_s, np.float64)
         self.parts = parts
         self.known = [first]
 
-    def _prediction(self, e: int):
+    def _prediction(self, e: int) -> tuple:
         return self.unwrapped, self.magnitude, self.times_s, np.array(self.known), e, self.parts.labels
 
-    def deviation(self, e: int, phase: np.ndarray) -> tuple[np.ndarray, float]:
-        """Circular mean of phase - prediction in each part (rad), and the mean resultant length (0..1) over parts."""
+    def deviation(self, e: int, phase: np.ndarray) -> np.ndarray:
+        """Circular mean of phase - prediction in each part, in rad."""
         sums = np.zeros((_CHUNKS, self.parts.sizes.size, 2))
         _deviation(sums, phase, *self._prediction(e))
         cosine, sine = sums.sum(0).T
-        return np.arctan2(sine, cosine), float(np.hypot(cosine, sine).sum() / self.parts.sizes.sum())
+        return np.arctan2(sine, cosine)
 
-    def follow(self, e: int, phase: np.ndarray, angle: np.ndarray) -> None:
-        """Unwrap echo `e` to the turn nearest to prediction + angle[part]."""
-        _follow(phase, *self._prediction(e), angle)
-        self.known.append(e)
+    def follow(self, e: int, phase: np.ndarray, angle: np.ndarray) -> float:
+        """Unwrap echo `e` to the turn nearest to prediction + angle[part].
+
+        Returns the share of the signal further than 3/4 of half a turn from there: what may have got a wrong turn.
+        """
+        sums = np.zeros((_CHUNKS, 2))
+        _follow(sums, phase, *self._prediction(e), angle)  # type: ignore[call-arg]
+        total, far = sums.sum(0)
+        return float(far / total) if total > 0 else 1.0
 
     def align(self, e: int, angle: np.ndarray) -> None:
         """Shift echo `e`, already unwrapped in space, by the turns that bring most of each part to the prediction."""
         tally = np.zeros((self.parts.sizes.size, 2 * _MAX_SHIFT + 1), np.int32)
-        _tally(tally, *self._prediction(e), angle)
+        _tally(tally, *self._prediction(e), angle)  # type: ignore[call-arg]
         self.add_turns(e, _MAX_SHIFT - tally.argmax(1))
-        self.known.append(e)
 
     def add_turns(self, e: int, turns: np.ndarray) -> None:
         """Add 2 pi turns[part] to echo `e`."""

@@ -1,0 +1,108 @@
+"""Pointwise steps of an ADMM for dipole inversion: the data's proximal maps, the support, the k-space solve.
+
+Constraint y = D x with scaled multiplier u: each data step forms q = y + u, v = prox(q), u = q - v, and leaves
+v - u in `y`, ready to be transformed. The proximal maps, w2 the squared data weight and r the penalty:
+  squares     1/2 w2 (v - f)^2               v = (w2 f + r q) / (w2 + r)
+  absolute    w |v - f|                      v = f + shrink(q - f, w / r)
+  phase       w2 (1 - cos(s (v - f))) / s^2  v by Newton steps, s in rad a ppm
+Where w2 = 0 the field is unknown and v = q: the model fills it in.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait policy first)
+
+
+@njit(parallel=True, cache=True)
+def squares_step(y, u, f, w2, r):
+    """Weighted least squares; y, u, f, w2 float32 of one shape (f and w2 may be smaller: zero beyond)."""
+    nx, ny, nz = f.shape
+    for i in prange(y.shape[0]):
+        for j in range(y.shape[1]):
+            if i < nx and j < ny:
+                for k in range(nz):
+                    q = y[i, j, k] + u[i, j, k]
+                    v = (w2[i, j, k] * f[i, j, k] + r * q) / (w2[i, j, k] + r)
+                    u[i, j, k] = q - v
+                    y[i, j, k] = v + v - q
+
+
+@njit(parallel=True, cache=True)
+def absolute_step(y, u, f, w2, r):
+    """Weighted absolute differences, w = sqrt(w2)."""
+    nx, ny, nz = f.shape
+    for i in prange(y.shape[0]):
+        for j in range(y.shape[1]):
+            if i < nx and j < ny:
+                for k in range(nz):
+                    q = y[i, j, k] + u[i, j, k]
+                    t = np.sqrt(w2[i, j, k]) / r
+                    d = q - f[i, j, k]
+                    v = q - min(max(d, -t), t)
+                    u[i, j, k] = q - v
+                    y[i, j, k] = v + v - q
+
+
+@njit(parallel=True, cache=True)
+def phase_step(y, u, f, w2, r, rad_per_ppm):
+    """Weighted cosine distance of phases; three Newton steps from the linear solution."""
+    nx, ny, nz = f.shape
+    for i in prange(y.shape[0]):
+        for j in range(y.shape[1]):
+            if i < nx and j < ny:
+                for k in range(nz):
+                    q = y[i, j, k] + u[i, j, k]
+                    w = w2[i, j, k]
+                    v = q
+                    if w > 0:
+                        v = (w * f[i, j, k] + r * q) / (w + r)
+                        for _ in range(3):
+                            e = rad_per_ppm * (v - f[i, j, k])
+                            slope = w * np.sin(e) / rad_per_ppm + r * (v - q)
+                            v -= slope / (w * max(np.cos(e), np.float32(0)) + r)
+                    u[i, j, k] = q - v
+                    y[i, j, k] = v + v - q
+
+
+@njit(parallel=True, cache=True)
+def support_step(x, u, mask, r, rhs):
+    """Constraint p = x, p = 0 outside: u <- (x + u) outside the mask, rhs += r (p - u). mask may be smaller."""
+    nx, ny, nz = mask.shape
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                if i < nx and j < ny and k < nz and mask[i, j, k]:
+                    rhs[i, j, k] += r * x[i, j, k]
+                else:
+                    u[i, j, k] += x[i, j, k]
+                    rhs[i, j, k] -= r * u[i, j, k]
+
+
+@njit(parallel=True, cache=True)
+def spectral_step(spectrum, data, dipole, r, solve):
+    """spectrum <- (spectrum + r D data) solve, the new F x; data <- D spectrum, the new F y."""
+    for i in prange(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                d = dipole[i, j, k]
+                s = (spectrum[i, j, k] + (r * d) * data[i, j, k]) * solve[i, j, k]
+                spectrum[i, j, k] = s
+                data[i, j, k] = d * s
+
+
+@njit(parallel=True, cache=True)
+def change(x, old, mask, sums):
+    """Squares of x - old and of x inside the mask, row by row; old <- x there."""
+    nx, ny, nz = mask.shape
+    for i in prange(nx):
+        difference, size = 0.0, 0.0
+        for j in range(ny):
+            for k in range(nz):
+                if mask[i, j, k]:
+                    d = x[i, j, k] - old[i, j, k]
+                    difference += d * d
+                    size += x[i, j, k] * x[i, j, k]
+                    old[i, j, k] = x[i, j, k]
+        sums[i, 0] = difference
+        sums[i, 1] = size
