@@ -1,7 +1,7 @@
 """How close a map is to its truth.
 
 NRMSE      100 |x - t| / |t|, both less their mean in the region; detrended: after a linear fit, 100 sqrt(1/r^2 - 1)
-HFEN       100 |L x - L t| / |L t|, L the Laplacian of a Gaussian of 1.5 voxels; Ravishankar 2011, 10.1109/TMI.2010.2090538
+HFEN       100 |L x - L t| / |L t|, L the Laplacian of a 1.5-voxel Gaussian; Ravishankar 2011, 10.1109/TMI.2010.2090538
 XSIM       SSIM on ppm as they are, L = 1, K = (.01, .001); Milovic 2024, 10.1002/mrm.30271. The window is part of
            the figure: `xsim` has 5^3 uniform voxels, `xsim_gaussian` 7^3 with a Gaussian of 1.5 voxels
 Lesions    moment and streaks as in the reconstruction challenge; Langkammer 2018, 10.1002/mrm.26830

@@ -46,7 +46,8 @@ class Scan:
             magnitude, phase_rad = (np.where(finite, a, np.float32(0)) for a in (magnitude, phase_rad))
         if not finite.any():
             raise InputError("no voxel is finite in every echo")
-        low, high = float(phase_rad.min()), float(phase_rad.max())
+        known = phase_rad if finite.all() else phase_rad[:, finite]  # zeros put in where it is not finite are no phase
+        low, high = float(known.min()), float(known.max())
         if low < -np.pi - PHASE_SLACK_RAD or high > np.pi + PHASE_SLACK_RAD:
             raise MetadataError(
                 f"phase spans [{low:.4g}, {high:.4g}] rad, expected wrapped phase in [-pi, pi]; give its scaling"
@@ -66,6 +67,8 @@ class Scan:
 
     @staticmethod
     def _volume(array: np.ndarray) -> np.ndarray:
+        if np.iscomplexobj(array):
+            raise InputError("images are complex; give magnitude and phase")
         array = np.ascontiguousarray(array, np.float32)
         if array.ndim == 3:
             array = array[None]

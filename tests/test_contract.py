@@ -35,7 +35,9 @@ ALL = [(stage, name) for stage in stages.STAGES for name in stages.methods(stage
 def case() -> dict:
     """A head-sized ellipsoid with two sources inside and one outside, noise, three echoes."""
     rng = np.random.default_rng(3)
-    x, y, z = np.meshgrid(*((np.arange(n) - n // 2) * v for n, v in zip(SHAPE, GRID.voxel_mm, strict=True)), indexing="ij")
+    x, y, z = np.meshgrid(
+        *((np.arange(n) - n // 2) * v for n, v in zip(SHAPE, GRID.voxel_mm, strict=True)), indexing="ij"
+    )
     mask = (x / 18) ** 2 + (y / 22) ** 2 + (z / 22) ** 2 < 1
     chi = 0.03 * np.sin(x / 5) * np.cos(y / 6)
     chi[(x - 5) ** 2 + y**2 + z**2 < 25] = 0.15

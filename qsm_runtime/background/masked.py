@@ -19,7 +19,9 @@ def masked_field(total_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndar
     mean = float(total_ppm.mean(where=mask, dtype=np.float64))
     if not np.isfinite(mean):
         bad = int(np.count_nonzero(~np.isfinite(total_ppm) & mask))
-        raise InputError(f"total_ppm is not finite in {bad} voxels of the mask: repair them or take them out of the mask")
+        raise InputError(
+            f"total_ppm is not finite in {bad} voxel(s) of the mask: repair them or take them out of the mask"
+        )
     return np.where(mask, total_ppm - np.float32(mean), np.float32(0)).astype(np.float32, copy=False)
 
 

@@ -21,6 +21,16 @@ from qsm_runtime.kernels.dipole import dipole_kernel
 
 DataStep = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float32], None]
 Progress = Callable[[float], None] | None
+GRADIENT_PENALTY = 100.0  # rho over lambda: differences below 0.01 ppm a voxel are shrunk to nothing in one step
+DATA_PENALTY = 0.2  # r, for weights near 1
+SUPPORT_PENALTY = 3e-3
+
+
+def mean_voxels(grid: Grid) -> tuple[float, float, float]:
+    """Voxel size in units of its geometric mean: differences taken with it make lambda the same at any resolution."""
+    x, y, z = grid.voxel_mm
+    mean = (x * y * z) ** (1 / 3)
+    return x / mean, y / mean, z / mean
 
 
 class Splitting:
@@ -34,7 +44,8 @@ class Splitting:
         self.box: Box
         self.box, self.plan = crop(mask, grid)
         p, inner = self.plan, self.box.slices
-        self.grid = grid
+        self.step_size = mean_voxels(grid)
+        self.shape = grid.shape
         self.mask = np.ascontiguousarray(mask[inner])
         self.weight2 = np.where(self.mask, weight2[inner], np.float32(0))
         self.field = np.where(self.mask, local_ppm[inner], np.float32(0))
@@ -48,14 +59,14 @@ class Splitting:
 
     def prepare(self, rho: float, r: float, rho_support: float) -> None:
         """Diagonal of the x-update."""
-        power = gradient_power(self.plan.shape, self.grid.voxel_mm, rho)
+        power = gradient_power(self.plan.shape, self.step_size, rho)
         np.multiply(self.dipole, self.dipole, out=self.solve)
         self.solve *= np.float32(r)
         self.solve += power
         self.solve += np.float32(rho_support)
         np.divide(np.float32(self.plan.scale), self.solve, out=self.solve)
 
-    def start(self, ridge: float) -> None:
+    def start(self, ridge: float = 1e-2) -> None:
         """x from the closed form D / (D^2 + ridge), y = D x."""
         p = self.plan
         self.y[...] = 0
@@ -72,24 +83,25 @@ class Splitting:
         step: DataStep,
         *,
         regularisation: float,
-        rho: float,
-        r: float,
-        rho_support: float,
+        rho: float | None = None,
+        r: float = DATA_PENALTY,
+        rho_support: float = SUPPORT_PENALTY,
         tolerance: float,
         max_iterations: int,
         edges: np.ndarray = NO_EDGES,
         progress: Progress = None,
     ) -> int:
         """Iterate until x changes by less than `tolerance` of its norm within the mask; returns the iterations."""
-        p, voxel_mm, threshold = self.plan, self.grid.voxel_mm, regularisation / rho
+        rho = GRADIENT_PENALTY * regularisation if rho is None else rho
+        p, voxel, threshold = self.plan, self.step_size, regularisation / rho
         self.prepare(rho, r, rho_support)
         sums = np.empty((self.mask.shape[0], 2))
         penalty, support = np.float32(r), np.float32(rho_support)
         rhs = p.real
         for iteration in range(1, max_iterations + 1):
             step(self.y, self.u_y, self.field, self.weight2, penalty)
-            tv_update(self.x, self.w, threshold, voxel_mm, edges)
-            tv_reflect(self.w, threshold, voxel_mm, rho, rhs, edges)
+            tv_update(self.x, self.w, threshold, voxel, edges)
+            tv_reflect(self.w, threshold, voxel, rho, rhs, edges)
             splitting.support_step(self.x, self.u_p, self.mask, support, rhs)
             p.forward(rhs, self.spectrum)
             p.forward(self.y, self.data)
@@ -106,6 +118,6 @@ class Splitting:
 
     def result(self) -> np.ndarray:
         """The map on the full grid, zero outside the mask."""
-        chi = extract(self.x, self.box, self.grid.shape)
+        chi = extract(self.x, self.box, self.shape)
         chi[self.box.slices] *= self.mask
         return chi

@@ -4,66 +4,27 @@ MEGRE is the BIDS suffix of multi-echo gradient echo, T2starw that of a T2*-weig
 datasets used before either. Parts are mag and phase, or real and imag. Derivatives are no input.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qsm_runtime.errors import InputError
-from qsm_runtime.io.acquisition import Acquisition
+from qsm_runtime.io.dcm2niix import find_converted
+from qsm_runtime.io.found import Found
 from qsm_runtime.io.image import SUFFIXES
-from qsm_runtime.io.nifti import NOT_IN_STEM, read_nifti
+from qsm_runtime.io.nifti import NOT_IN_STEM
 from qsm_runtime.io.sidecar import dataset_root, entities_of
 
 GRE_SUFFIXES = ("MEGRE", "T2starw", "GRE")
 DATATYPES = ("anat", "swi")
 PARTS = {"mag": "phase", "phase": "mag", "real": "imag", "imag": "real"}  # part -> the one it needs
+ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "run")
 SKIPPED = ("derivatives", "sourcedata", "code")
-
-
-@dataclass(frozen=True)
-class Found:
-    """One scan of a dataset: its files by part, in order of the echo entity, and what it lacks to be read."""
-
-    name: str
-    entities: dict[str, str]
-    files: dict[str, tuple[Path, ...]]
-    missing: tuple[str, ...] = field(default=())
-
-    def read(
-        self,
-        *,
-        echo_times_s: tuple[float, ...] | None = None,
-        b0_tesla: float | None = None,
-        imaging_frequency_mhz: float | None = None,
-        phase_scale: str = "auto",
-        phase_sign: str = "auto",
-        b0_dir: tuple[float, float, float] | None = None,
-        mask: Path | str | None = None,
-        threads: int | None = None,
-    ) -> Acquisition:
-        """The scan as an Acquisition; options as in read_nifti. Raises InputError where files are missing."""
-        if self.missing:
-            raise InputError(f"{self.name} is incomplete: {'; '.join(self.missing)}")
-        return read_nifti(
-            self.files.get("mag", ()),
-            self.files.get("phase", ()),
-            real=self.files.get("real", ()),
-            imaginary=self.files.get("imag", ()),
-            echo_times_s=echo_times_s,
-            b0_tesla=b0_tesla,
-            imaging_frequency_mhz=imaging_frequency_mhz,
-            phase_scale=phase_scale,
-            phase_sign=phase_sign,
-            b0_dir=b0_dir,
-            mask=mask,
-            name=self.name,
-            threads=threads,
-        )
 
 
 def find_acquisitions(path: Path | str) -> list[Found]:
     """Scans with phase below a dataset, subject, session or anat folder, sorted by name.
 
-    Incomplete ones are returned too and say what they miss. Raises InputError where there is none at all.
+    A folder without a BIDS scan is taken as the output of dcm2niix. Incomplete scans are returned too and say
+    what they miss. Raises InputError where there is none at all.
     """
     path = Path(path)
     if not path.is_dir():
@@ -75,11 +36,15 @@ def find_acquisitions(path: Path | str) -> list[Found]:
         if suffix in GRE_SUFFIXES and part in PARTS:
             stem = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in NOT_IN_STEM)
             groups.setdefault((stem, suffix), {}).setdefault(part, []).append(image)
-    stems = [stem for stem, _ in groups]
+    if not groups:
+        converted = find_converted(path)
+        if converted:
+            return converted
+    with_phase = {key: parts for key, parts in sorted(groups.items()) if set(parts) != {"mag"}}
+    stems = [stem for stem, _ in with_phase]
     found = [
-        _found(stem if stems.count(stem) == 1 else f"{stem}_acq-{suffix}", parts)
-        for (stem, suffix), parts in sorted(groups.items())
-        if set(parts) != {"mag"}
+        _found(stem if stems.count(stem) == 1 else _told_apart(stem, suffix), parts)
+        for (stem, suffix), parts in with_phase.items()
     ]
     if not found:
         raise InputError(_none_found(path, groups))
@@ -113,6 +78,14 @@ def _found(name: str, parts: dict[str, list[Path]]) -> Found:
     ordered = {part: tuple(by_echo[part][e] for e in sorted(by_echo[part], key=_echo_key)) for part in parts}
     entities = entities_of(parts[next(iter(parts))][0].name)[0]
     return Found(name, {k: v for k, v in entities.items() if k not in NOT_IN_STEM}, ordered, tuple(missing))
+
+
+def _told_apart(stem: str, suffix: str) -> str:
+    """A stem with the suffix in its acq entity, for scans that differ in the suffix alone."""
+    entities = dict(pair.split("-", 1) for pair in stem.split("_"))
+    entities["acq"] = entities.get("acq", "") + suffix
+    order = sorted(entities, key=lambda k: ENTITY_ORDER.index(k) if k in ENTITY_ORDER else len(ENTITY_ORDER))
+    return "_".join(f"{k}-{entities[k]}" for k in order)
 
 
 def _echo_key(echo: str) -> tuple[int, str]:

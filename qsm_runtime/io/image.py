@@ -4,6 +4,7 @@ A file is read and inflated in one call each, outside the interpreter lock, so t
 stay in their stored type until their scale is known, because scaling through float64 costs time and memory.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ SUFFIXES = (".nii.gz", ".nii")
 AFFINE_TOLERANCE_VOXELS = 0.05  # largest displacement of a corner between two images of one grid
 B0_TOLERANCE_DEGREES = 0.5  # sform and qform that turn B0 by less agree
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT: world axes are the scanner's, so B0 is along world z
+LENGTH_UNITS = {1: "meter", 3: "micron"}  # codes of xyzt_units that are not mm
 TEMPLATE_CODES = (3, 4)  # Talairach and MNI: the head was turned into a template's frame
 
 
@@ -139,11 +141,11 @@ def _samples(data: bytes, header: Any, path: Path) -> np.ndarray:
     dtype = header.get_data_dtype()
     if dtype.kind not in "iufc":
         raise InputError(f"{path}: samples of type {dtype} are no image values")
-    offset, count = int(header.get_data_offset()), int(np.prod(shape))
+    offset, count = int(header.get_data_offset()), math.prod(shape)
     magic = bytes(header["magic"])
     if magic[:2] == b"ni":
         raise InputError(f"{path}: header of a .hdr/.img pair; convert it to single-file NIfTI")
-    if count == 0:
+    if min(shape) < 1:
         raise ShapeError(f"{path}: image of shape {shape} holds nothing")
     offset = max(offset, int(header.single_vox_offset))
     if len(data) < offset + count * dtype.itemsize:
@@ -156,6 +158,9 @@ def _samples(data: bytes, header: Any, path: Path) -> np.ndarray:
 def check_same_grid(images: Sequence[Image]) -> None:
     """Raise ShapeError or InputError where an image differs in shape or place from the first."""
     first = images[0]
+    for image in images:
+        if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine) < 4:
+            raise InputError(f"{image.name}: the affine is singular; write a valid sform or qform")
     for image in images[1:]:
         if image.shape != first.shape:
             raise ShapeError(f"{image.name} has shape {image.shape}, {first.name} has {first.shape}")
@@ -211,8 +216,8 @@ def scanner_affine(image: Image) -> tuple[np.ndarray, list[str]]:
 
 def grid_of(image: Image, b0_dir: Sequence[float] | None, warnings: list[str]) -> Grid:
     """Grid of an image with B0 from its header, or as given in array axes; adds to `warnings`."""
-    unit = image.header.get_xyzt_units()[0]
-    if unit in ("meter", "micron"):
+    unit = LENGTH_UNITS.get(int(image.header["xyzt_units"]) & 7)
+    if unit is not None:
         raise MetadataError(f"{image.name}: voxel sizes in {unit}; write them in mm")
     if b0_dir is None:
         affine, said = scanner_affine(image)

@@ -12,7 +12,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.io.acquisition import Placement
 from qsm_runtime.io.atomic import write_files
 from qsm_runtime.io.image import check_same_grid, grid_of, load, placement_of, stem_of
-from qsm_runtime.io.nifti import mask_of
+from qsm_runtime.io.mask_file import mask_of
 from qsm_runtime.io.output import encode, json_bytes, sidecar_path
 
 
@@ -40,7 +40,7 @@ def read_map(path: Path | str, *, b0_dir: Sequence[float] | None = None) -> Map:
 
 
 def read_mask(path: Path | str, like: Path | str) -> tuple[np.ndarray, list[str]]:
-    """A mask, bool (x, y, z), on the grid of the image at `like`, and warnings; see io.nifti.mask_of."""
+    """A mask, bool (x, y, z), on the grid of the image at `like`, and warnings; see mask_of."""
     image, reference = load(path), load(like)
     check_same_grid([reference, image])
     warnings: list[str] = []

@@ -11,6 +11,7 @@ from qsm_runtime.errors import InputError, MetadataError, UsageError
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.echoes import Echo, check_pairing_known, echo_times, echoes_of, pair, phase_difference_time
 from qsm_runtime.io.image import Image, check_same_grid, grid_of, load, load_all, placement_of, stem_of
+from qsm_runtime.io.mask_file import mask_of
 from qsm_runtime.io.phase_scaling import PI, Scaling, settle_scaling
 from qsm_runtime.io.phase_sign import settle_sign
 from qsm_runtime.io.sidecar import agreed_text, dataset_root, entities_of, field_strength
@@ -57,26 +58,10 @@ def read_nifti(
     check_same_grid([main, *(image for image in every if image is not main)])
     warnings: list[str] = []
     grid = grid_of(main, b0_dir, warnings)
-    user_mask = None
-    if mask is not None:
-        mask_image = load(mask)
-        check_same_grid([main, mask_image])
-        user_mask = mask_of(mask_image, warnings)
-
-    echoes = {part: echoes_of(given, part) for part, given in images.items()}
-    check_pairing_known({part: (images[part], echoes[part]) for part in images})
-    difference_s = None
-    if "phase" in echoes:
-        difference_s = phase_difference_time(echoes["phase"], echoes.get("magnitude", ()), echo_times_s)
-    if difference_s is None:
-        first, *others = sorted(echoes, key=lambda p: p in ("magnitude", "imaginary"))
-        for part in others:
-            pair(echoes[first], echoes[part], part)
-        times_s, said = echo_times(echoes, echo_times_s)
-        warnings += said
-    else:
-        times_s = (difference_s,)
-        warnings.append(f"{main.name} is a phase difference: one echo of {1000 * difference_s:.4g} ms")
+    mask_images = [] if mask is None else [load(mask)]
+    check_same_grid([main, *mask_images])
+    user_mask = mask_of(mask_images[0], warnings) if mask_images else None
+    echoes, times_s, is_difference = _echoes_and_times(images, main, echo_times_s, warnings)
 
     metas = [(image.name, image.meta) for image in every]
     field_tesla, b0_source, said = field_strength(metas, b0_tesla, imaging_frequency_mhz)
@@ -87,46 +72,55 @@ def read_nifti(
     with ThreadPoolExecutor(max_workers=threads) as pool:
         if "phase" in images:
             scaling = settle_scaling(images["phase"], phase_scale)
-            text = next(iter(scaling.values())).text
+            scaling_text = next(iter(scaling.values())).text
             warnings += sorted({w for s in scaling.values() for w in s.warnings})
             phase_rad = _stack(echoes["phase"], lambda e: _phase(e, scaling[str(e.image.path)], sign), pool)
-            magnitude_out = _magnitude(echoes.get("magnitude"), phase_rad, difference_s is not None, pool)
+            magnitude_out = _magnitude(echoes.get("magnitude"), phase_rad, is_difference, pool)
         else:
             if phase_scale != "auto":
                 raise UsageError("a phase scale has no meaning for real and imaginary or complex images")
-            text = f"angle of {'complex' if 'complex' in images else 'real and imaginary'} images"
-            magnitude_out, phase_rad = _polar(echoes, sign, pool)
+            scaling_text = f"angle of {' and '.join(images)} images"
+            magnitude_out, phase_rad = _polar(echoes, sign, pool, warnings)
     scan = Scan(magnitude_out, phase_rad, times_s, field_tesla, grid)
     if scan.n_not_finite:
         warnings.append(f"{scan.n_not_finite} voxels are not finite in some echo and were set to zero")
-    source_paths = [image.path for image in every] + ([] if mask is None else [Path(mask)])
     stem, folder = _stem_and_folder(main, name)
     return Acquisition(
-        scan, placement_of(main), stem, _sources(every), text, sign, sign_reason, b0_source, folder, manufacturer,
-        user_mask, difference_s is not None, tuple(source_paths), dataset_root(main.path), warnings,
-    )  # fmt: skip
+        scan=scan,
+        placement=placement_of(main),
+        name=stem,
+        sources=_sources([*every, *mask_images]),
+        phase_scaling=scaling_text,
+        phase_sign=sign,
+        phase_sign_reason=sign_reason,
+        b0_source=b0_source,
+        folder=folder,
+        manufacturer=manufacturer,
+        mask=user_mask,
+        echo_difference=is_difference,
+        source_paths=tuple(image.path for image in [*every, *mask_images]),
+        dataset_root=dataset_root(main.path),
+        warnings=warnings,
+    )
 
 
-def mask_of(image: Image, warnings: list[str]) -> np.ndarray:
-    """A mask file's image as bool (x, y, z): one value and 0, or probabilities cut at 0.5; raises InputError."""
-    if image.n_volumes != 1 or image.stored.dtype.kind == "c":
-        raise InputError(f"{image.name}: a mask must be one real 3-D volume, got {image.n_volumes} volumes")
-    values = image.volume(0, image.slope, image.intercept)
-    if not np.isfinite(values).all():
-        raise InputError(f"{image.name}: the mask holds values that are not finite")
-    levels = values[values != 0]
-    if levels.size == 0:
-        raise InputError(f"{image.name}: the mask is empty")
-    low, high = float(levels.min()), float(levels.max())
-    if low == high:
-        return values != 0
-    if low < 0 or high > 1:
-        raise InputError(f"{image.name}: values from {low:g} to {high:g}, a label image? A mask needs one value and 0")
-    warnings.append(f"{image.name}: fractional mask cut at 0.5")
-    inside = values >= 0.5
-    if not inside.any():
-        raise InputError(f"{image.name}: the mask is empty at 0.5")
-    return inside
+def _echoes_and_times(
+    images: dict[str, list[Image]], main: Image, echo_times_s: Sequence[float] | None, warnings: list[str]
+) -> tuple[dict[str, list[Echo]], tuple[float, ...], bool]:
+    """Echoes of each part, paired; echo times in s; and whether the phase is a difference of two echoes."""
+    echoes = {part: echoes_of(given, part) for part, given in images.items()}
+    check_pairing_known({part: (images[part], echoes[part]) for part in images})
+    if "phase" in echoes:
+        difference_s = phase_difference_time(echoes["phase"], echoes.get("magnitude", ()), echo_times_s)
+        if difference_s is not None:
+            warnings.append(f"{main.name} is a phase difference: one echo of {1000 * difference_s:.4g} ms")
+            return echoes, (difference_s,), True
+    first, *others = sorted(echoes, key=lambda part: part in ("magnitude", "imaginary"))
+    for part in others:
+        pair(echoes[first], echoes[part], part)
+    times_s, said = echo_times(echoes, echo_times_s)
+    warnings += said
+    return echoes, times_s, False
 
 
 def _check_parts(paths: dict[str, list[Path]], mask: Path | str | None) -> None:
@@ -170,6 +164,12 @@ def _real_valued(echo: Echo) -> np.ndarray:
     return echo.image.volume(echo.index, echo.image.slope, echo.image.intercept)
 
 
+def _complex_valued(echo: Echo) -> np.ndarray:
+    if echo.image.stored.dtype.kind != "c":
+        raise InputError(f"{echo.image.name}: samples are not complex")
+    return echo.image.stored[..., echo.index]
+
+
 def _magnitude(
     echoes: Sequence[Echo] | None, phase_rad: np.ndarray, difference: bool, pool: ThreadPoolExecutor
 ) -> np.ndarray:
@@ -184,21 +184,31 @@ def _magnitude(
     return np.where(both_zero, np.float32(0), combined)[None]
 
 
-def _polar(echoes: dict[str, list[Echo]], sign: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+def _polar(
+    echoes: dict[str, list[Echo]], sign: int, pool: ThreadPoolExecutor, warnings: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude and phase (echo, x, y, z) of complex, or real and imaginary, images."""
     if "complex" in echoes:
-        magnitude, phase_rad = (np.empty((len(echoes["complex"]), *echoes["complex"][0].image.shape), np.float32),) * 2
-        phase_rad = np.empty_like(magnitude)
-        for i, echo in enumerate(echoes["complex"]):
-            if echo.image.stored.dtype.kind != "c":
-                raise InputError(f"{echo.image.name}: samples are not complex")
-            volume = echo.image.stored[..., echo.index]
-            magnitude[i], phase_rad[i] = np.abs(volume), sign * np.angle(volume)
-        return magnitude, phase_rad
-    real, imaginary = (_stack(echoes[part], _real_valued, pool) for part in ("real", "imaginary"))
-    for part, values in (("real", real), ("imaginary", imaginary)):
-        if not np.nanmin(values) < 0:
-            raise MetadataError(f"the {part} images have no negative values: their offset was lost; convert them again")
-    return np.hypot(real, imaginary), sign * np.arctan2(imaginary, real)
+        magnitude = _stack(echoes["complex"], lambda e: np.abs(_complex_valued(e)), pool)
+        phase_rad = _stack(echoes["complex"], lambda e: sign * np.angle(_complex_valued(e)), pool)
+    else:
+        real, imaginary = (_stack(echoes[part], _real_valued, pool) for part in ("real", "imaginary"))
+        for part, values in (("real", real), ("imaginary", imaginary)):
+            if not np.nanmin(values) < 0:
+                raise MetadataError(f"the {part} images have no negative values: their offset was lost; convert again")
+        magnitude, phase_rad = np.hypot(real, imaginary), sign * np.arctan2(imaginary, real)
+    if _alternates(magnitude[0], phase_rad[0]):
+        warnings.append("the signal changed sign from slice to slice (as GE stores it); every second slice was negated")
+        odd = phase_rad[..., 1::2]
+        odd += np.where(odd > 0, np.float32(-PI), np.float32(PI))
+    return magnitude, phase_rad
+
+
+def _alternates(magnitude: np.ndarray, phase_rad: np.ndarray) -> bool:
+    """Whether neighbouring slices are nearly opposite in phase throughout, which no field does."""
+    weight = np.nan_to_num(magnitude[..., 1:] * magnitude[..., :-1])
+    step = np.nan_to_num(phase_rad[..., 1:] - phase_rad[..., :-1])
+    return bool(np.sum(weight * np.cos(step), dtype=float) < -0.5 * np.sum(weight, dtype=float))
 
 
 def _stem_and_folder(image: Image, name: str | None) -> tuple[str, str]:

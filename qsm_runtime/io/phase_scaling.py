@@ -100,6 +100,8 @@ def settle_scaling(images: Sequence[Image], phase_scale: str = "auto") -> dict[s
     """
     groups: dict[tuple, list[Image]] = {}
     for image in images:
+        if image.stored.dtype.kind == "c":
+            raise InputError(f"{image.name} holds complex samples; give it as the complex image")
         groups.setdefault((image.stored.dtype, image.slope, image.intercept, _units(image)), []).append(image)
     settled: dict[str, Scaling] = {}
     for members in groups.values():

@@ -1,13 +1,14 @@
 """The sign of stored phase by manufacturer. The project's phase is +2 pi gamma dB TE: more field, more phase.
 
 Settled on data, not on hearsay, with two absolute references: air is 9.4 ppm paramagnetic against tissue, so the
-field of a dipole forward model of the body outline has a known sign; and fat resonates 3.4 ppm below water.
+field of a dipole forward model of the body outline has a known sign, and the field in the liver rises towards the
+lung above it; and fat resonates 3.4 ppm below water.
   Siemens  as is. Head, Prisma XA30: field gradients inside the head correlate +0.20 to +0.28 along the three axes
-           with those modelled from its outline.
-  Philips  as is. Head, Ingenia Elition: +0.27 to +0.34, likewise.
+           with those modelled from its outline. Abdomen, Prisma E11: rises towards the lung in 98 % of columns.
+  Philips  as is. Head, Ingenia Elition: +0.27 to +0.34, likewise. Abdomen, Ingenia: 86 % of columns.
   GE       negated. Abdomen, MR450: the stored phase difference is minus the scanner's own B0 map (correlation
-           -0.9997); that map is positive in the liver dome below the lung, where air raises the field along B0,
-           and shows fat at -217 Hz (seen wrapped, +125 Hz), both as they must be.
+           -0.9997); that map rises towards the lung (85 % of columns) and shows fat at -217 Hz (wrapped: +125 Hz),
+           both as they must be.
 Real and imaginary images of one vendor follow the same sign.
 """
 

@@ -171,8 +171,10 @@ def cg(
 class _Bidiagonal:
     """Golub-Kahan bidiagonalisation: beta u' = A v - alpha u, alpha v' = A^T u' - beta v."""
 
-    def __init__(self, apply: Operator, adjoint: Operator, rhs: np.ndarray, x_like: np.ndarray, product: Product):
-        self.apply, self.adjoint, self.product = apply, adjoint, product
+    def __init__(
+        self, apply: Operator, adjoint: Operator, rhs: np.ndarray, x_like: np.ndarray, spectrum_of: int | None
+    ) -> None:
+        self.apply, self.adjoint, self.spectrum_of = apply, adjoint, spectrum_of
         self.u, self.work = np.array(rhs, order="C"), np.empty_like(rhs)
         self.v, self.work_v = np.zeros_like(x_like), np.empty_like(x_like)
         self.beta = self._normalise(self.u)
@@ -180,7 +182,7 @@ class _Bidiagonal:
         self.alpha = self._normalise(self.v)
 
     def _normalise(self, x: np.ndarray) -> float:
-        norm = sqrt(self.product(x, x))
+        norm = sqrt(Product(self.spectrum_of if np.iscomplexobj(x) else None)(x, x))
         if norm > 0:
             combine(x, x, 0.0, 1.0 / norm)
         return norm
@@ -207,10 +209,10 @@ def lsqr(
 ) -> tuple[np.ndarray, int]:
     """Least squares min |A x - rhs| by LSQR from x = 0; returns (x, iterations).
 
-    x_like gives the unknown's shape and dtype. Stops when |A^T r| <= tolerance |A| |r| or |r| <= tolerance |rhs|,
+    x_like gives the unknown's shape and dtype; `spectrum_of` speaks of whichever side is complex. Stops when |A^T r| <= tolerance |A| |r| or |r| <= tolerance |rhs|,
     |A| being the Frobenius norm of the bidiagonal so far.
     """
-    g = _Bidiagonal(apply, adjoint, rhs, x_like, Product(spectrum_of))
+    g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
     x, w = np.zeros_like(x_like), g.v.copy()
     phi_bar, rho_bar, norm2, norm_rhs = g.beta, g.alpha, 0.0, g.beta
     for iteration in range(max_iterations):
@@ -245,7 +247,7 @@ def lsmr(
 
     Stops when |A^T r| <= tolerance |A^T rhs|.
     """
-    g = _Bidiagonal(apply, adjoint, rhs, x_like, Product(spectrum_of))
+    g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
     x, h, h_bar = np.zeros_like(x_like), g.v.copy(), np.zeros_like(x_like)
     alpha_bar, zeta_bar = g.alpha, g.alpha * g.beta
     rho, rho_bar, c_bar, s_bar = 1.0, 1.0, 1.0, 0.0

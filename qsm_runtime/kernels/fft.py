@@ -62,8 +62,9 @@ def load_wisdom() -> bool:
 
 
 def save_wisdom() -> bool:
-    """Keep what planning learned; False where the cache folder cannot be written."""
+    """Keep what planning learned, beside what other processes kept; False where the cache cannot be written."""
     path = wisdom_path()
+    load_wisdom()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")

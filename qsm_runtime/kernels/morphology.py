@@ -109,13 +109,17 @@ def _from_border(mask):
     stack = np.empty(mask.size, np.int32)
     for i in range(nx):
         for j in range(ny):
-            step = 1 if i in (0, nx - 1) or j in (0, ny - 1) else max(nz - 1, 1)
-            for k in range(0, nz, step):
+            rim = (nx > 1 and i in (0, nx - 1)) or (ny > 1 and j in (0, ny - 1))
+            step = 1 if rim else max(nz - 1, 1)
+            for k in range(0, nz if rim or nz > 1 else 0, step):
                 if not mask[i, j, k] and outside[i, j, k] == 0:
                     _flood(mask, False, i, j, k, 1, outside, stack)
     return outside
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """New bool mask: with every part of the background that no face-connected path joins to the array's border."""
+    """New bool mask: with every part of the background that no face-connected path joins to the array's border.
+
+    An axis of one voxel has no border: holes of a single slice are filled in the slice.
+    """
     return _from_border(mask) == 0

@@ -52,17 +52,20 @@ def _bend(before, here, after):
 
 
 @njit(parallel=True, cache=True)
-def phase_quality(phase_rad, magnitude):
+def phase_quality(phase_rad, magnitude, signal):
     """1 where the wrapped phase is locally linear, about 0 where it is noise; float32 (x, y, z).
 
     1 - 2 <|g(phi- - 2 phi + phi+)|> / pi over the axes, echoes weighted by squared magnitude (uniform noise has the
-    mean |g| pi / 2). An axis without two neighbours does not count; NaN anywhere in the stencil counts as noise.
+    mean |g| pi / 2). An axis without two neighbours with signal does not count: a rim is not to blame for the air
+    beside it. NaN anywhere in the stencil counts as noise. Zero where `signal` (bool, x, y, z) is False.
     """
     echoes, nx, ny, nz = phase_rad.shape
     out = np.zeros((nx, ny, nz), np.float32)
     for i in prange(nx):
         for j in range(ny):
             for k in range(nz):
+                if not signal[i, j, k]:
+                    continue
                 total = np.float32(0)
                 weights = np.float32(0)
                 for e in range(echoes):
@@ -72,13 +75,13 @@ def phase_quality(phase_rad, magnitude):
                     phi = phase_rad[e]
                     here = phi[i, j, k]
                     bend, axes = np.float32(0), 0
-                    if 0 < i < nx - 1:
+                    if 0 < i < nx - 1 and signal[i - 1, j, k] and signal[i + 1, j, k]:
                         bend += _bend(phi[i - 1, j, k], here, phi[i + 1, j, k])
                         axes += 1
-                    if 0 < j < ny - 1:
+                    if 0 < j < ny - 1 and signal[i, j - 1, k] and signal[i, j + 1, k]:
                         bend += _bend(phi[i, j - 1, k], here, phi[i, j + 1, k])
                         axes += 1
-                    if 0 < k < nz - 1:
+                    if 0 < k < nz - 1 and signal[i, j, k - 1] and signal[i, j, k + 1]:
                         bend += _bend(phi[i, j, k - 1], here, phi[i, j, k + 1])
                         axes += 1
                     weights += w

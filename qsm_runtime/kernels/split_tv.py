@@ -146,3 +146,15 @@ def sparsity_weight(x, free, hx, hy, hz, knee, out):
                 b = (x[i, jp, k] - here) * hy * (one - np.float32(0.5) * (bits & 2))
                 c = (x[i, j, k + 1 if k + 1 < nz else 0] - here) * hz * (one - np.float32(0.25) * (bits & 4))
                 out[i, j, k] = knee / (knee + np.sqrt(a * a + b * b + c * c))
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def data_factor(ax, f, weight, limit, rho, out):
+    """out = k = W^2 / (W^2 + rho), W = weight min(1, limit / |weight (A x - f)|): the residual's influence falls."""
+    one, tiny = np.float32(1.0), np.float32(1e-30)
+    for i in prange(f.shape[0]):
+        for j in range(f.shape[1]):
+            for k in range(f.shape[2]):
+                w = weight[i, j, k]
+                w *= min(one, limit / (abs(w * (ax[i, j, k] - f[i, j, k])) + tiny)) ** 2
+                out[i, j, k] = w * w / (w * w + rho)

@@ -106,3 +106,37 @@ def change(x, old, mask, sums):
                     old[i, j, k] = x[i, j, k]
         sums[i, 0] = difference
         sums[i, 1] = size
+
+
+@njit(parallel=True, cache=True)
+def spectral_anchor(spectrum, anchor, solve):
+    """spectrum <- (spectrum + anchor) solve."""
+    for i in prange(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                spectrum[i, j, k] = (spectrum[i, j, k] + anchor[i, j, k]) * solve[i, j, k]
+
+
+@njit(parallel=True, cache=True)
+def place(x, weight, out):
+    """out = weight x in the low corner, zero beyond."""
+    nx, ny, nz = x.shape
+    for i in prange(out.shape[0]):
+        for j in range(out.shape[1]):
+            if i < nx and j < ny:
+                for k in range(nz):
+                    out[i, j, k] = x[i, j, k] * weight[i, j, k]
+                for k in range(nz, out.shape[2]):
+                    out[i, j, k] = 0
+            else:
+                for k in range(out.shape[2]):
+                    out[i, j, k] = 0
+
+
+@njit(parallel=True, cache=True)
+def take(y, weight, out):
+    """out = weight y, from the low corner of y."""
+    for i in prange(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                out[i, j, k] = y[i, j, k] * weight[i, j, k]

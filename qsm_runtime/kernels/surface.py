@@ -20,8 +20,8 @@ SEARCH_MM = 20.0  # how far inwards the darkest sample is sought; the brightest 
 def geodesic_sphere(level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Icosahedron split `level` times: unit vertices (n, 3), outward faces (m, 3), neighbours (n, 6; -1 where 5)."""
     golden = (1 + 5**0.5) / 2
-    points = [(-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0)]
-    points = [p[-shift:] + p[:-shift] if shift else p for shift in range(3) for p in points]
+    flat = [(-1.0, golden, 0.0), (1.0, golden, 0.0), (-1.0, -golden, 0.0), (1.0, -golden, 0.0)]
+    points = [(*p[3 - shift :], *p[: 3 - shift]) for shift in range(3) for p in flat]
     vertices = np.array(points, float)
     vertices /= np.linalg.norm(vertices[0])
     edge = np.linalg.norm(vertices[:, None] - vertices[None], axis=2)

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from qsm_runtime.errors import QsmWarning, UsageError
 from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.convolve import box_of
 from qsm_runtime.kernels.distance import distance_outside
 from qsm_runtime.kernels.morphology import dilate, erode, fill_holes, largest_component
 from qsm_runtime.kernels.signal import block_mean, exceeds
@@ -25,14 +26,14 @@ COARSE_MM = 2.0  # the surface's voxels: fine enough for a skull, 8 times fewer 
 COMPRESSION = 0.6  # exponent of the magnitude that drives the surface: dark fluid is less of a wall than bone
 CLOSE_MM = 3.0  # gaps bridged when the head's middle is sought: sulci and vessels, not the skull
 DEEP_MM = 6.0  # how far inside the surface such gaps are closed: nearer to it they may part brain from scalp
-START = 0.5  # of the largest ball that fits into the head: where the surface starts
-ITERATIONS = 600
+START = 0.75  # of the largest ball that fits into the head: where the surface starts
+ITERATIONS = 400
 LEVEL = 4  # 2562 vertices, about 5 mm apart on a brain
 LARGEST_MM = 95.0  # no head holds a larger ball
 WALL, WALL_MM = 0.5, 8.0  # a skull: less than this share of the usual signal, within this distance of the surface
 MIN_WALLED = 0.75  # of the surface; heads have 0.93 and more, an abdomen about 0.4
 MIN_VERTICES = 32  # of the surface within the field of view, or nothing is known about walls
-MIN_OF_HEAD = 0.15  # of the head's volume: a brain has a quarter with neck and shoulders in view
+MIN_OF_HEAD = 0.25  # of the volume with signal; a liver in an abdomen has a fifth
 MARGIN_MM = 25.0  # how far the surface may leave the field of view where that cuts the brain
 BIAS_MM = 15.0  # scale of receive sensitivity
 RIM_MM = 2.0  # closing at full resolution
@@ -59,14 +60,17 @@ def brain(
     erode_mm: how far the surface is moved inwards at the end, >= 0.
     Returns a bool mask (x, y, z). Raises ReconstructionError where nothing is left.
     """
+    if not 0 <= fraction < 1:
+        raise UsageError(f"fraction must lie in [0, 1), got {fraction}")
     if not 0 < brightness < 1 or not (np.isfinite(bridge_mm) and bridge_mm >= 0):
         raise UsageError(f"brightness must lie in (0, 1), bridge_mm be >= 0; got {brightness} and {bridge_mm}")
     combined = combined_signal(magnitude, grid)
     empty = signal_threshold(combined, 0.5 * fraction)
-    straight = checked_quality(magnitude, phase_rad, min_quality)
-    factor = tuple(max(1, int(COARSE_MM / v + 0.3)) for v in grid.voxel_mm)
+    straight = checked_quality(magnitude, phase_rad, combined > 0.5 * empty, min_quality)
+    x, y, z = (max(1, int(COARSE_MM / v + 0.3)) for v in grid.voxel_mm)
+    factor = (x, y, z)
+    coarse_mm = (x * grid.voxel_mm[0], y * grid.voxel_mm[1], z * grid.voxel_mm[2])
     coarse = block_mean(combined, factor)
-    coarse_mm = tuple(f * v for f, v in zip(factor, grid.voxel_mm, strict=True))
     inside = _inside(coarse**COMPRESSION * block_mean(straight, factor), coarse_mm, brightness)
     if inside is None:
         warnings.warn(
@@ -78,18 +82,25 @@ def brain(
         return quality(magnitude, phase_rad, grid, erode_mm=erode_mm)
     level = np.maximum(fraction * _usual(coarse, inside, coarse_mm), np.float32(empty))
     body = _cut_bridges(inside & (coarse > level), inside, coarse_mm, bridge_mm)
-    level[~dilate(body, 1.01 * max(coarse_mm), coarse_mm)] = np.inf
-    tissue = exceeds(combined, level, factor)
-    whole = fill_holes(_closed(largest_component(tissue), RIM_MM, grid.voxel_mm))
-    mask = fill_holes(_closed(largest_component(whole & (straight >= min_quality)), RIM_MM, grid.voxel_mm) & whole)
+    near = dilate(body, 1.01 * max(coarse_mm), coarse_mm)
+    level[~near] = np.inf
+    # the rest at full resolution, in the brain's box and two blocks around it
+    box = box_of(near)
+    blocks = tuple(slice(max(0, a - 2), b + 2) for a, b in zip(box.lo, box.hi, strict=True))
+    crop = tuple(slice(s.start * f, s.stop * f) for s, f in zip(blocks, factor, strict=True))
+    tissue = exceeds(combined[crop], level[blocks], factor)
+    whole = fill_holes(_closed(tissue, RIM_MM, grid.voxel_mm))
+    rim = _closed(largest_component(whole & (straight[crop] >= min_quality)), RIM_MM, grid.voxel_mm)
+    mask = np.zeros(grid.shape, bool)
+    mask[crop] = fill_holes(rim & whole)
     return eroded(mask, grid, erode_mm)
 
 
-def _closed(mask: np.ndarray, radius_mm: float, voxel_mm: tuple[float, ...]) -> np.ndarray:
+def _closed(mask: np.ndarray, radius_mm: float, voxel_mm: tuple[float, float, float]) -> np.ndarray:
     return erode(dilate(mask, radius_mm, voxel_mm), radius_mm, voxel_mm)
 
 
-def _inside(drive: np.ndarray, voxel_mm: tuple[float, ...], brightness: float) -> np.ndarray | None:
+def _inside(drive: np.ndarray, voxel_mm: tuple[float, float, float], brightness: float) -> np.ndarray | None:
     """Voxels in the surface that met the skull; None where what it found cannot be a brain."""
     nothing, most = np.percentile(drive, (2, 98))
     faint = nothing + FAINT * (most - nothing)
@@ -97,7 +108,7 @@ def _inside(drive: np.ndarray, voxel_mm: tuple[float, ...], brightness: float) -
     closed = _closed(head, CLOSE_MM, voxel_mm)
     depth = distance_outside(~closed, voxel_mm)
     radius = float(depth.max())
-    if radius > LARGEST_MM:
+    if not 0 < radius <= LARGEST_MM:
         return None
     centre = np.array(np.unravel_index(int(depth.argmax()), drive.shape))
     x, y, z = (((np.arange(n) - c) * v) ** 2 for n, c, v in zip(drive.shape, centre, voxel_mm, strict=True))
@@ -114,14 +125,16 @@ def _inside(drive: np.ndarray, voxel_mm: tuple[float, ...], brightness: float) -
     return inside
 
 
-def _usual(coarse: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, ...]) -> np.ndarray:
+def _usual(coarse: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
     """Mean signal nearby inside the surface: a normalised Gaussian convolution, float32."""
     sigma = [BIAS_MM / v for v in voxel_mm]
     weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=2.5)
     return gaussian_filter(np.where(inside, coarse, np.float32(0)), sigma, truncate=2.5) / np.maximum(weight, 1e-6)
 
 
-def _cut_bridges(tissue: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, ...], bridge_mm: float) -> np.ndarray:
+def _cut_bridges(
+    tissue: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, float, float], bridge_mm: float
+) -> np.ndarray:
     """The largest part that an opening leaves of the tissue, sulci closed before so that gyri survive it."""
     deep = distance_outside(~inside, voxel_mm) > DEEP_MM
     solid = fill_holes(tissue | (_closed(tissue, CLOSE_MM, voxel_mm) & deep))

@@ -32,17 +32,22 @@ def quality(
     """
     combined = combined_signal(magnitude, grid)
     signal = combined > signal_threshold(combined, fraction)
-    trusted = signal & (checked_quality(magnitude, phase_rad, min_quality) >= min_quality)
+    trusted = signal & (checked_quality(magnitude, phase_rad, signal, min_quality) >= min_quality)
     # closing joins what single noisy voxels took apart, before the largest part is chosen
     reach = 1.01 * min(grid.voxel_mm)
     mask = fill_holes(largest_component(erode(dilate(trusted, reach, grid.voxel_mm), reach, grid.voxel_mm) & signal))
     return eroded(mask, grid, erode_mm)
 
 
-def checked_quality(magnitude: np.ndarray, phase_rad: np.ndarray, min_quality: float) -> np.ndarray:
-    """Phase quality (float32, x, y, z; 1 is best) of checked input, to be compared with `min_quality`."""
+def checked_quality(magnitude: np.ndarray, phase_rad: np.ndarray, signal: np.ndarray, min_quality: float) -> np.ndarray:
+    """Phase quality (float32, x, y, z; 1 is best) of checked input, to be compared with `min_quality`.
+
+    Zero where `signal` (bool, x, y, z) is False.
+    """
     if not 0 <= min_quality <= 1:
         raise UsageError(f"min_quality must lie in [0, 1], got {min_quality}")
     if phase_rad.shape != magnitude.shape:
         raise ShapeError(f"phase has shape {phase_rad.shape}, magnitude {magnitude.shape}: they must be the same")
-    return phase_quality(np.ascontiguousarray(phase_rad, np.float32), np.ascontiguousarray(magnitude, np.float32))
+    return phase_quality(
+        np.ascontiguousarray(phase_rad, np.float32), np.ascontiguousarray(magnitude, np.float32), signal
+    )

@@ -42,7 +42,10 @@ def sphere_field_ppm(grid: Grid, centre: Vector, radius_mm: float, chi_ppm: floa
 def cylinder_field_ppm(grid: Grid, centre: Vector, axis: Vector, radius_mm: float, chi_ppm: float) -> np.ndarray:
     """Field (ppm, float32, grid shape) of an endless cylinder along `axis` (mm) through `centre` (voxels)."""
     _positive("radius_mm", radius_mm)
-    unit = np.asarray(axis, float) / np.linalg.norm(axis)
+    length = float(np.linalg.norm(axis))
+    if not (np.isfinite(length) and length > 0):
+        raise UsageError(f"axis must be a direction, got {axis}")
+    unit = np.asarray(axis, float) / length
     b0 = np.asarray(grid.b0_dir)
     cos_theta = float(b0 @ unit)
     across = b0 - cos_theta * unit  # B0 in the cylinder's cross-section, of length sin theta

@@ -36,11 +36,11 @@ def best_path(phase_rad: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray
         raise ShapeError(f"phase_rad has shape {phase_rad.shape}, expected (echo, *{grid.shape})")
     if not mask.any():
         raise ReconstructionError("the mask is empty; nothing to unwrap")
-    out = np.empty(phase_rad.shape, np.float32)
+    out = np.zeros(phase_rad.shape, np.float32)
     for source, target in zip(phase_rad.reshape(-1, *grid.shape), out.reshape(-1, *grid.shape), strict=True):
         phase = wrapped(source)
         edges = reliability_edges(phase, mask)
-        target[:] = apply_turns(phase, mask, edges, grow(edges))
+        apply_turns(target, phase, mask, edges, grow(edges))
     return out
 
 
@@ -54,7 +54,7 @@ def reliability_edges(phase_rad: np.ndarray, mask: np.ndarray) -> Edges:
     histogram = np.zeros((sx, 256), np.int64)
     _rank(words, histogram, phase, inside, _reliability(phase, inside, _LINES))
     histogram[:, 0] = 0
-    return Edges(words, histogram.sum(0), best_seed(words, sy * sz), box)
+    return Edges(words, histogram.sum(0), 1, best_seed(words, sy * sz), box)
 
 
 @njit(parallel=True, cache=True)

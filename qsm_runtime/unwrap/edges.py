@@ -23,6 +23,11 @@ from qsm_runtime.kernels.convolve import Box, box_of
 
 NO_VOLUME = np.zeros(0, np.float32)  # stands for an absent magnitude or second echo
 
+# Edges up to this bin have w >= 0.75, so |g(p_i - p_j)| <= 0.87 rad: four of them round a face of the lattice cannot
+# add up to a turn, and the order in which they are followed makes no difference. One bucket for them all keeps the
+# growing local in memory: it took a quarter of the time of 255 buckets, with the same result.
+TRUSTED_BIN = 64
+
 _TWO_PI = np.float32(2 * np.pi)
 _PER_TURN = np.float32(1 / (2 * np.pi))
 _PER_PI = np.float32(1 / np.pi)
@@ -39,12 +44,14 @@ class Edges(NamedTuple):
 
     words      uint32, one plane of zeros and then the box's voxels in C order
     histogram  int64 (256,), number of edges in each bin
+    trusted    highest bin whose edges may be followed in any order
     seed       index into `words` of the voxel with the best three forward edges
     box        crop of the full array that the words stand for
     """
 
     words: np.ndarray
     histogram: np.ndarray
+    trusted: int
     seed: int
     box: Box
 
@@ -54,13 +61,13 @@ class Edges(NamedTuple):
         return self.box.size[1] * self.box.size[2], self.box.size[2], 1
 
 
-@njit(inline="always")
+@njit(cache=True)
 def turns_of(x):
     """Whole turns nearest to `x` rad, as float32."""
     return (x * _PER_TURN + _ROUNDER) - _ROUNDER
 
 
-@njit(inline="always")
+@njit(cache=True)
 def wrap(x):
     """`x` rad (float32) less whole turns."""
     return x - _TWO_PI * turns_of(x)
@@ -110,9 +117,8 @@ def _pack(words, weight, i, j, mask_i, mask_j, axis):
 
 
 @njit(cache=True)
-def _row(words, weight, phase, second, te_ratio, magnitude, mask, at, step, axis, on_line):
-    """Edges from the voxels at[0]..at[1] (flat indices of one row) to those `step` further on."""
-    a, b = at
+def _row(words, weight, phase, second, te_ratio, magnitude, mask, a, b, step, axis, on_line):
+    """Edges from the voxels a..b (flat indices of one row) to those `step` further on."""
     words, weight = words[: b - a], weight[: b - a]
     i, j = phase[a:b], phase[a + step : b + step]
     if on_line:
@@ -144,21 +150,25 @@ def _words(words, histogram, phase, second, te_ratio, magnitude, mask, shape, lo
             if za == zb:
                 continue
             line = words[out : out + sz]
-            if x + 1 < sx:
-                on_line = 0 < x + lo[0] < nx - 2
-                _row(line[za:], weight, phase, second, te_ratio, magnitude, mask,
-                     (start + za, start + zb), ny * nz, 0, on_line)  # fmt: skip
-            if y + 1 < sy:
-                on_line = 0 < y + lo[1] < ny - 2
-                _row(line[za:], weight, phase, second, te_ratio, magnitude, mask,
-                     (start + za, start + zb), nz, 1, on_line)  # fmt: skip
             last = zb - 1
             inner_a = min(max(za, 1 - lo[2]), last)
             inner_b = max(min(last, nz - 2 - lo[2]), inner_a)
-            for a, b, on_line in ((za, inner_a, False), (inner_a, inner_b, True), (inner_b, last, False)):
-                if a < b:
-                    _row(line[a:], weight, phase, second, te_ratio, magnitude, mask,
-                         (start + a, start + b), 1, 2, on_line)  # fmt: skip
+            # along x, along y, then along z before, within and after the part where four voxels are in line
+            for part in range(5):
+                axis = min(part, 2)
+                a, b, step = za, zb, ny * nz
+                on_line = 0 < x + lo[0] < nx - 2
+                if part == 1:
+                    step = nz
+                    on_line = 0 < y + lo[1] < ny - 2
+                elif part > 1:
+                    a = za if part == 2 else (inner_a if part == 3 else inner_b)
+                    b = inner_a if part == 2 else (inner_b if part == 3 else last)
+                    step = 1
+                    on_line = part == 3
+                if a < b and (part != 0 or x + 1 < sx) and (part != 1 or y + 1 < sy):
+                    _row(line[a:], weight, phase, second, te_ratio, magnitude, mask, start + a, start + b, step, axis,
+                         on_line)  # fmt: skip
             for z in range(za, zb):
                 for axis in range(3):
                     histogram[x, (line[z] >> (8 * axis)) & 255] += 1
@@ -212,7 +222,7 @@ def phase_edges(
            mask.shape, box.lo, box.size)  # fmt: skip
     counts = histogram.sum(0)
     counts[0] = 0
-    return Edges(words, counts, best_seed(words, sy * sz), box)
+    return Edges(words, counts, TRUSTED_BIN, best_seed(words, sy * sz), box)
 
 
 @njit(parallel=True, cache=True)

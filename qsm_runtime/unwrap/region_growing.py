@@ -1,33 +1,41 @@
 """Unwrapping along the best edges first: a minimum spanning tree grown over the edge words of `edges`.
 
-Prim's algorithm (10.1002/j.1538-7305.1957.tb01515.x) with 255 last-in-first-out buckets and a moving minimum, as
-ROMEO does (10.1002/mrm.28563). An edge enters its bucket at most once, so the buckets are slices of one array laid
-out by the edges' histogram, and the tree does not depend on the seed but for ties. Every connected part of the
-mask is grown from a seed of its own and shifted so that the median of its added turns is zero.
+Prim's algorithm (10.1002/j.1538-7305.1957.tb01515.x) with last-in-first-out buckets, one a bin, and a moving
+minimum, as ROMEO does (10.1002/mrm.28563); bins that are all to be trusted share a bucket. An edge is queued at most
+once, so the buckets are slices of one array laid out by the edges' histogram. The tree does not depend on the seed
+but for ties, so one seed is enough for each connected part of the mask; each part is then shifted so that the median
+of its added turns is zero.
 """
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit, prange
 
+from qsm_runtime.errors import ReconstructionError
+from qsm_runtime.kernels import threads
 from qsm_runtime.unwrap.edges import Edges
 
 _VISITED = np.uint32(1 << 31)
+_MOST_WORDS = 1 << 29  # an edge is queued as four times its voxel's index plus its axis, in an int32
 
 
 @njit(cache=True)
-def _visit(u, words, strides, bins, arena, top, low):
+def _visit(u, words, strides, trusted, arena, top, low):
     """Mark voxel `u` and queue its edges to voxels not visited yet; returns the lowest bin in use."""
     word = words[u]
     words[u] = word | _VISITED
     for axis in range(3):
         level = (word >> (8 * axis)) & 255
         if level and not words[u + strides[axis]] >> 31:
+            level = max(level, trusted)
             arena[top[level]] = u << 2 | axis
             top[level] += 1
             low = min(low, level)
         behind = words[u - strides[axis]]
         level = (behind >> (8 * axis)) & 255
         if level and not behind >> 31:
+            level = max(level, trusted)
             arena[top[level]] = (u - strides[axis]) << 2 | axis
             top[level] += 1
             low = min(low, level)
@@ -53,19 +61,21 @@ def _shift_to_zero_median(turns, members):
 
 
 @njit(cache=True, nogil=True)
-def _grow(words, turns, strides, histogram, seed):
+def _grow(words, turns, strides, histogram, trusted, seed):
     bottom = np.zeros(257, np.int64)
     for level in range(1, 256):
-        bottom[level + 1] = bottom[level] + histogram[level]
+        bottom[max(level, trusted) + 1] += histogram[level]
+    for level in range(1, 257):
+        bottom[level] += bottom[level - 1]
     top = bottom.copy()
     arena = np.empty(bottom[256], np.int32)
     members = np.empty(words.size, np.int32)
     scan = strides[0]
     while seed:
-        count, low = 0, 256
+        count, low = 0, bottom.size - 1
         members[count] = seed
         count += 1
-        low = _visit(seed, words, strides, bottom, arena, top, low)
+        low = _visit(seed, words, strides, trusted, arena, top, low)
         while True:
             while low < 256 and top[low] == bottom[low]:
                 low += 1
@@ -87,7 +97,7 @@ def _grow(words, turns, strides, histogram, seed):
                 new = i
             members[count] = new
             count += 1
-            low = _visit(new, words, strides, bottom, arena, top, low)
+            low = _visit(new, words, strides, trusted, arena, top, low)
         _shift_to_zero_median(turns, members[:count])
         while scan < words.size and (words[scan] >> 31 or not words[scan] & 0xFFFFFF):
             scan += 1
@@ -108,13 +118,21 @@ def _apply(out, phase, mask, turns, lo, size):
 
 def grow(edges: Edges) -> np.ndarray:
     """Turns (int16) to add to each voxel of `edges.words`; marks the words as visited, so grow them once."""
+    if edges.words.size > _MOST_WORDS:
+        raise ReconstructionError(
+            f"the mask's box has {edges.words.size} voxels, at most {_MOST_WORDS} can be unwrapped"
+        )
     turns = np.zeros(edges.words.size, np.int16)
-    _grow(edges.words, turns, edges.strides, edges.histogram, edges.seed)
+    _grow(edges.words, turns, edges.strides, edges.histogram, edges.trusted, edges.seed)
     return turns
 
 
-def apply_turns(phase_rad: np.ndarray, mask: np.ndarray, edges: Edges, turns: np.ndarray) -> np.ndarray:
-    """phase + 2 pi turns in the mask, zero outside: a new float32 array."""
-    out = np.zeros(mask.shape, np.float32)
+def grow_each(edges: list[Edges]) -> list[np.ndarray]:
+    """`grow` for several volumes at once: the growing is serial, so each thread takes a volume."""
+    with ThreadPoolExecutor(min(threads.get_threads(), len(edges))) as pool:
+        return list(pool.map(grow, edges))
+
+
+def apply_turns(out: np.ndarray, phase_rad: np.ndarray, mask: np.ndarray, edges: Edges, turns: np.ndarray) -> None:
+    """Write phase + 2 pi turns into `out` (float32, x, y, z), within the mask only."""
     _apply(out, phase_rad, mask, turns, edges.box.lo, edges.box.size)
-    return out

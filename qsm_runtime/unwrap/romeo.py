@@ -7,13 +7,12 @@ unwrapping in time in `temporal`.
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import ndimage
 
 from qsm_runtime.errors import ReconstructionError, ShapeError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.unwrap.edges import phase_edges, voxel_quality, wrapped
-from qsm_runtime.unwrap.region_growing import apply_turns, grow
-from qsm_runtime.unwrap.temporal import Echoes, Parts, template_turns
+from qsm_runtime.unwrap.region_growing import apply_turns, grow, grow_each
+from qsm_runtime.unwrap.temporal import Echoes, connected_parts, template_turns
 
 Mode = Literal["template", "individual"]
 
@@ -63,33 +62,33 @@ def romeo(
     wrapped_echoes = [wrapped(p) for p in echoes]
     weigh = None if magnitude is None else magnitude.reshape(echoes.shape)
 
-    def in_space(e: int) -> np.ndarray:
-        other = (e - 1 if e else 1) if n > 1 else e
-        return unwrap_volume(
-            wrapped_echoes[e],
-            mask,
-            magnitude=None if weigh is None else weigh[e],
-            second_phase_rad=wrapped_echoes[other] if n > 1 else None,
-            te_ratio=echo_times[e] / echo_times[other],
-        )
-
-    first = in_space(template_echo)
-    if n == 1:
-        return first.reshape(phase_rad.shape)
+    def in_space(indices: list[int]) -> None:
+        """Fill these echoes of `out`, each unwrapped in space."""
+        edges = []
+        for e in indices:
+            other = max(e - 1, 0) if e or n == 1 else 1
+            second, ratio = (wrapped_echoes[other], echo_times[e] / echo_times[other]) if n > 1 else (None, 1.0)
+            edges.append(phase_edges(wrapped_echoes[e], mask, None if weigh is None else weigh[e], second, ratio))
+        for e, of_echo, turns in zip(indices, edges, grow_each(edges), strict=True):
+            apply_turns(out[e], wrapped_echoes[e], mask, of_echo, turns)
 
     out = np.zeros(echoes.shape, np.float32)
-    out[template_echo] = first
+    in_space([template_echo] if mode == "template" else list(range(n)))
+    if n == 1:
+        return out.reshape(phase_rad.shape)
+
     finite = np.isfinite(echoes).all(0)
-    labels, n_parts = ndimage.label(mask & finite)
-    parts = Parts(labels, np.bincount(labels.reshape(-1), minlength=n_parts + 1) * (np.arange(n_parts + 1) > 0))
     others = sorted((e for e in range(n) if e != template_echo), key=lambda e: abs(e - template_echo))
-    series = Echoes(out, weigh, echo_times, parts, template_echo)
+    series = Echoes(out, weigh, echo_times, connected_parts(mask & finite), template_echo)
     angles = np.stack([series.deviation(e, wrapped_echoes[e]) for e in others])
-    series.add_turns(template_echo, template_turns(angles, np.array(echo_times)[others] / echo_times[template_echo]))
+    turns = template_turns(angles, np.array(echo_times)[others] / echo_times[template_echo])
+    series.add_turns(template_echo, turns)
     for e in others:
         angle = series.deviation(e, wrapped_echoes[e])
-        if mode == "individual" or series.follow(e, wrapped_echoes[e], angle) > MAX_UNPREDICTED:
-            out[e] = in_space(e)
+        if mode == "template" and series.follow(e, wrapped_echoes[e], angle) > MAX_UNPREDICTED:
+            in_space([e])
+            series.align(e, angle)
+        elif mode == "individual":
             series.align(e, angle)
         series.known.append(e)
     out[:, mask & ~finite] = np.nan
@@ -115,7 +114,9 @@ def unwrap_volume(
     """
     phase_rad = wrapped(phase_rad)
     edges = phase_edges(phase_rad, mask, magnitude, second_phase_rad, te_ratio)
-    return apply_turns(phase_rad, mask, edges, grow(edges))
+    out = np.zeros(mask.shape, np.float32)
+    apply_turns(out, phase_rad, mask, edges, grow(edges))
+    return out
 
 
 def quality_map(

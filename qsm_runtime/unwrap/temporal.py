@@ -12,26 +12,41 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
+from scipy import ndimage
 
 from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait policy first)
+from qsm_runtime.kernels.convolve import box_of
 
 MAX_TEMPLATE_TURNS = 2  # how far a part of the template may be off as a whole
 TURN_PENALTY = 0.05  # rad^2 a squared turn: without evidence in the other echoes nothing is moved
 
 _CHUNKS = 8  # partial sums over a fixed number of slabs: the same result for any thread count
 _FAR = 0.75 * np.pi  # rad from the prediction: about to be given the wrong turn
+_ROUNDER = float(3 << 51)  # adding and subtracting it rounds a float64 to the nearest integer
 _MAX_SHIFT = 64  # turns between an echo unwrapped in space and its prediction
 
 
 class Parts(NamedTuple):
-    """Connected parts of the mask: labels int32 (x, y, z), 0 outside, and sizes int64 (count + 1,)."""
+    """Connected parts of a mask: labels int32 (x, y, z), 1..n, 0 outside; all lie in the box [lo, hi)."""
 
     labels: np.ndarray
-    sizes: np.ndarray
+    n: int
+    lo: tuple[int, int, int]
+    hi: tuple[int, int, int]
 
 
-@njit(inline="always")
+def connected_parts(mask: np.ndarray) -> Parts:
+    """Parts of a bool mask (x, y, z) that share faces."""
+    box = box_of(mask)
+    labels = np.zeros(mask.shape, np.int32)
+    n = ndimage.label(mask[box.slices], output=labels[box.slices])
+    return Parts(labels, int(n), box.lo, box.hi)
+
+
+@njit(cache=True)
 def _predicted(echoes, magnitude, times, known, e, x, y, z):
+    if known.size == 1:
+        return times[e] / times[known[0]] * echoes[known[0], x, y, z]
     above, below = 0.0, 0.0
     for r in known:
         weight = times[r]
@@ -44,48 +59,72 @@ def _predicted(echoes, magnitude, times, known, e, x, y, z):
     return times[e] / times[known[0]] * echoes[known[0], x, y, z]
 
 
+@njit(cache=True)
+def _nearest(x):
+    """The integer nearest to the float64 `x`."""
+    return (x + _ROUNDER) - _ROUNDER
+
+
+@njit(cache=True)
+def _sine(turns):
+    """sin(2 pi turns) to 1e-3, by parabolas."""
+    turns -= _nearest(turns)
+    y = 8 * turns - 16 * turns * abs(turns)
+    return 0.225 * (y * abs(y) - y) + y
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
-def _deviation(sums, phase, echoes, magnitude, times, known, e, labels):
-    step = (phase.shape[0] + _CHUNKS - 1) // _CHUNKS
+def _deviation(sums, phase, echoes, magnitude, times, known, e, labels, lo, hi):
+    step = (hi[0] - lo[0] + _CHUNKS - 1) // _CHUNKS
     for c in prange(_CHUNKS):
-        for x in range(c * step, min((c + 1) * step, phase.shape[0])):
-            for y in range(phase.shape[1]):
-                for z in range(phase.shape[2]):
+        for x in range(lo[0] + c * step, min(lo[0] + (c + 1) * step, hi[0])):
+            run, cosine, sine = 0, 0.0, 0.0  # sums over a run of voxels of one part
+            for y in range(lo[1], hi[1]):
+                for z in range(lo[2], hi[2]):
                     part = labels[x, y, z]
+                    if part != run:
+                        sums[c, run, 0] += cosine
+                        sums[c, run, 1] += sine
+                        run, cosine, sine = part, 0.0, 0.0
                     if part:
-                        d = np.float32(phase[x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z))
-                        sums[c, part, 0] += np.cos(d)
-                        sums[c, part, 1] += np.sin(d)
+                        d = phase[x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z)
+                        turns = d / (2 * np.pi)
+                        cosine += _sine(turns + 0.25)
+                        sine += _sine(turns)
+            sums[c, run, 0] += cosine
+            sums[c, run, 1] += sine
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _follow(sums, phase, echoes, magnitude, times, known, e, labels, angle):
-    step = (phase.shape[0] + _CHUNKS - 1) // _CHUNKS
+def _follow(sums, phase, echoes, magnitude, times, known, e, labels, lo, hi, angle):
+    step = (hi[0] - lo[0] + _CHUNKS - 1) // _CHUNKS
     for c in prange(_CHUNKS):
-        for x in range(c * step, min((c + 1) * step, phase.shape[0])):
-            for y in range(phase.shape[1]):
-                for z in range(phase.shape[2]):
+        total, far = 0.0, 0.0
+        for x in range(lo[0] + c * step, min(lo[0] + (c + 1) * step, hi[0])):
+            for y in range(lo[1], hi[1]):
+                for z in range(lo[2], hi[2]):
                     part = labels[x, y, z]
                     if part:
                         p = phase[x, y, z]
                         d = p - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
-                        turn = np.rint(d / (2 * np.pi))
+                        turn = _nearest(d / (2 * np.pi))
                         echoes[e, x, y, z] = np.float32(p - 2 * np.pi * turn)
-                        signal = magnitude[e, x, y, z] if magnitude.shape[0] else np.float32(1)
-                        sums[c, 0] += signal
+                        signal = float(magnitude[e, x, y, z]) if magnitude.shape[0] else 1.0
+                        total += signal
                         if abs(d - 2 * np.pi * turn) > _FAR:
-                            sums[c, 1] += signal
+                            far += signal
+        sums[c, 0], sums[c, 1] = total, far
 
 
 @njit(cache=True, error_model="numpy")
-def _tally(tally, echoes, magnitude, times, known, e, labels, angle):
-    for x in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for z in range(labels.shape[2]):
+def _tally(tally, echoes, magnitude, times, known, e, labels, lo, hi, angle):
+    for x in range(lo[0], hi[0]):
+        for y in range(lo[1], hi[1]):
+            for z in range(lo[2], hi[2]):
                 part = labels[x, y, z]
                 if part:
                     d = echoes[e, x, y, z] - _predicted(echoes, magnitude, times, known, e, x, y, z) - angle[part]
-                    turn = int(np.rint(d / (2 * np.pi)))
+                    turn = int(_nearest(d / (2 * np.pi)))
                     tally[part, min(max(turn, -_MAX_SHIFT), _MAX_SHIFT) + _MAX_SHIFT] += 1
 
 
@@ -123,11 +162,12 @@ class Echoes:
         self.known = [first]
 
     def _prediction(self, e: int) -> tuple:
-        return self.unwrapped, self.magnitude, self.times_s, np.array(self.known), e, self.parts.labels
+        known = np.array(self.known)
+        return self.unwrapped, self.magnitude, self.times_s, known, e, self.parts.labels, self.parts.lo, self.parts.hi
 
     def deviation(self, e: int, phase: np.ndarray) -> np.ndarray:
         """Circular mean of phase - prediction in each part, in rad."""
-        sums = np.zeros((_CHUNKS, self.parts.sizes.size, 2))
+        sums = np.zeros((_CHUNKS, self.parts.n + 1, 2))
         _deviation(sums, phase, *self._prediction(e))
         cosine, sine = sums.sum(0).T
         return np.arctan2(sine, cosine)
@@ -144,7 +184,7 @@ class Echoes:
 
     def align(self, e: int, angle: np.ndarray) -> None:
         """Shift echo `e`, already unwrapped in space, by the turns that bring most of each part to the prediction."""
-        tally = np.zeros((self.parts.sizes.size, 2 * _MAX_SHIFT + 1), np.int32)
+        tally = np.zeros((self.parts.n + 1, 2 * _MAX_SHIFT + 1), np.int32)
         _tally(tally, *self._prediction(e), angle)  # type: ignore[call-arg]
         self.add_turns(e, _MAX_SHIFT - tally.argmax(1))
 

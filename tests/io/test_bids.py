@@ -64,16 +64,26 @@ def test_sidecars_are_inherited(scan_files):
     assert acq.scan.echo_times_s == scan_files.echo_times_s
 
 
+def test_echoes_in_one_file_with_their_times_in_a_list(scan_files):
+    meta = {"EchoTime": list(scan_files.echo_times_s), "MagneticFieldStrength": 3}
+    phase = np.stack([scan_files.siemens(e) for e in range(3)], -1)
+    scan_files.image("sub-1/anat/sub-1_part-phase_MEGRE.nii.gz", phase, meta)
+    scan_files.image("sub-1/anat/sub-1_MEGRE.nii.gz", np.moveaxis(scan_files.magnitude, 0, -1), meta)  # no part: mag
+    acq = find_acquisitions(scan_files.folder)[0].read()
+    assert acq.scan.echo_times_s == scan_files.echo_times_s
+    np.testing.assert_array_equal(acq.scan.magnitude, scan_files.magnitude.astype(np.float32))
+
+
 def test_missing_parts_are_named(scan_files):
     paths = scan_files.per_echo()
     paths["phase"][1].unlink()
     (found,) = find_acquisitions(scan_files.folder)
     assert found.missing == ("sub-1_echo-2_part-mag_MEGRE.nii.gz has no part-phase",)
-    with pytest.raises(InputError, match="sub-1 is incomplete: sub-1_echo-2_part-mag_MEGRE.nii.gz has no part-phase"):
+    with pytest.raises(InputError, match=r"sub-1 is incomplete: sub-1_echo-2_part-mag_MEGRE.nii.gz has no part-phase"):
         found.read()
     for path in paths["phase"]:
         path.unlink(missing_ok=True)
-    with pytest.raises(InputError, match="sub-1_echo-1_part-mag_MEGRE.nii.gz has no phase"):
+    with pytest.raises(InputError, match=r"sub-1_echo-1_part-mag_MEGRE.nii.gz has no phase"):
         find_acquisitions(scan_files.folder)
 
 
@@ -106,3 +116,44 @@ def test_real_and_imaginary_parts(scan_files, phase_error):
             scan_files.image(f"sub-1/anat/sub-1_echo-{e + 1}_part-{part}_MEGRE.nii", data.astype("f4"), meta)
     acq = find_acquisitions(scan_files.folder)[0].read()
     assert phase_error(acq.scan.phase_rad, scan_files.phase_rad) < 1e-5
+
+
+def converted(scan_files, series, ending, image_type, echoes=(0, 1)):
+    for e in echoes:
+        meta = {"EchoTime": scan_files.echo_times_s[e], "MagneticFieldStrength": 3, "ImageType": image_type}
+        data = scan_files.siemens(e) if ending or "P" in image_type else scan_files.magnitude[e].astype(np.int16)
+        scan_files.image(f"{series}_e{e + 1}{ending}.nii.gz", data, meta)
+
+
+def test_folder_of_dcm2niix(scan_files):
+    converted(scan_files, "5_gre", "", ["ORIGINAL", "PRIMARY", "M", "ND"])
+    converted(scan_files, "6_gre", "_ph", ["ORIGINAL", "PRIMARY", "P", "ND"])
+    (found,) = find_acquisitions(scan_files.folder)
+    assert found.name == "6_gre"
+    np.testing.assert_array_equal(found.read().scan.magnitude, scan_files.magnitude[:2].astype(np.float32))
+    converted(scan_files, "7_gre", "", ["ORIGINAL", "PRIMARY", "M", "ND"])  # whose phase is 6?
+    (found,) = find_acquisitions(scan_files.folder)
+    with pytest.raises(InputError, match=r"6_gre_e1_ph.nii.gz has no magnitude of its name"):
+        found.read()
+    converted(scan_files, "6_gre", "", ["ORIGINAL", "PRIMARY", "MIXED"])
+    (found,) = find_acquisitions(scan_files.folder)
+    assert [p.name for p in found.files["mag"]] == ["6_gre_e1.nii.gz", "6_gre_e2.nii.gz"]
+    assert found.read().scan.echo_times_s == scan_files.echo_times_s[:2]
+
+
+def test_parts_by_image_type_alone(scan_files):
+    converted(scan_files, "a", "", ["ORIGINAL", "M"])
+    converted(scan_files, "b", "", ["ORIGINAL", "P"])
+    converted(scan_files, "c", "", ["ORIGINAL", "B0 MAP", "B0"], echoes=(0,))
+    (found,) = find_acquisitions(scan_files.folder)
+    assert {part: files[0].name for part, files in found.files.items()} == {
+        "mag": "a_e1.nii.gz",
+        "phase": "b_e1.nii.gz",
+    }
+
+
+def test_scans_that_differ_in_suffix_alone_get_names_of_their_own(scan_files):
+    for suffix in ("MEGRE", "T2starw"):
+        scan_files.per_echo(f"sub-1/anat/sub-1_acq-x_run-2_echo-{{e}}_part-{{part}}_{suffix}.nii")
+    names = [f.name for f in find_acquisitions(scan_files.folder)]
+    assert names == ["sub-1_acq-xMEGRE_run-2", "sub-1_acq-xT2starw_run-2"]

@@ -1,7 +1,9 @@
 """Reading: pairing, order, metadata and every refusal, against arrays written with nibabel."""
 
+import gzip
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -155,7 +157,7 @@ def test_field_strength_from_imaging_frequency(scan_files):
     acq = read_nifti(paths["mag"], paths["phase"])
     assert acq.scan.b0_tesla == pytest.approx(123.25e6 / GAMMA_HZ_PER_T)
     paths = scan_files.per_echo(ImagingFrequency=51.7)  # phosphorus at 3 T
-    with pytest.raises(MetadataError, match="ImagingFrequency says 1.214 T"):
+    with pytest.raises(MetadataError, match=r"ImagingFrequency says 1.214 T"):
         read_nifti(paths["mag"], paths["phase"])
     paths = scan_files.per_echo(MagneticFieldStrength=None)
     with pytest.raises(MetadataError, match="give --b0 in tesla"):
@@ -195,6 +197,19 @@ def test_real_imaginary_and_complex(scan_files, phase_error, manufacturer, sign)
     unsigned = scan_files.image("abs.nii", np.abs(as_4d.real), meta)
     with pytest.raises(MetadataError, match="offset was lost"):
         read_nifti(real=[unsigned], imaginary=[imaginary], **flags)
+
+
+def test_slices_of_alternating_sign(scan_files, phase_error):
+    """GE's real and imaginary images change sign from slice to slice; a smooth phase must come out smooth."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in scan_files.magnitude.shape[1:]), indexing="ij")
+    truth = 2 * x + y - 1.5 * z
+    chop = np.where(np.arange(z.shape[2]) % 2, -1, 1)
+    flags = {"echo_times_s": [0.01], "b0_tesla": 3, "phase_sign": "-"}
+    for factor, warned in ((chop, True), (np.ones_like(chop), False)):
+        signal = (100 * np.exp(1j * truth) * factor).astype(np.complex64)
+        acq = read_nifti(complex_=[scan_files.image("c.nii", signal)], **flags)
+        assert phase_error(acq.scan.phase_rad[0], -truth) < 1e-5
+        assert any("slice to slice" in w for w in acq.warnings) == warned
 
 
 def test_phase_difference(scan_files):
@@ -331,6 +346,47 @@ def test_broken_files(scan_files):
     paths["phase"][0].with_name("sub-1_echo-1_part-phase_MEGRE.json").write_text("{broken")
     with pytest.raises(InputError, match="not a readable JSON"):
         read_nifti(paths["mag"], paths["phase"])
+
+
+def test_nifti_2_and_gzip_of_several_members(scan_files, tmp_path):
+    magnitude = scan_files.image("m.nii", scan_files.magnitude[0])
+    plain = scan_files.image("p.nii", scan_files.siemens(0))
+    flags = {"echo_times_s": [0.01], "b0_tesla": 3}
+    expected = read_nifti([magnitude], [plain], **flags).scan
+    second = tmp_path / "two.nii.gz"
+    image = nib.Nifti2Image(scan_files.siemens(0), scan_files.affine)
+    image.header.set_slope_inter(1, 0)
+    nib.save(image, second)
+    content = plain.read_bytes()
+    members = tmp_path / "members.nii.gz"
+    members.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(512))
+    for path in (second, members):
+        scan = read_nifti([magnitude], [path], **flags).scan
+        np.testing.assert_array_equal(scan.phase_rad, expected.phase_rad)
+        np.testing.assert_allclose(scan.grid.voxel_mm, expected.grid.voxel_mm, rtol=1e-6)
+
+
+def test_complex_file_as_phase_is_refused(scan_files):
+    both = scan_files.image("c.nii", np.exp(1j * scan_files.phase_rad[0]).astype(np.complex64))
+    magnitude = scan_files.image("m.nii", scan_files.magnitude[0])
+    with pytest.raises(InputError, match="complex samples"):
+        read_nifti([magnitude], [both], echo_times_s=[0.01], b0_tesla=3)
+    with pytest.raises(InputError, match="not complex"):
+        read_nifti(complex_=[magnitude], echo_times_s=[0.01], b0_tesla=3)
+
+
+def test_singular_affine_is_refused(scan_files):
+    magnitude = scan_files.image("m.nii", scan_files.magnitude[0])
+    phase = scan_files.image("p.nii", scan_files.siemens(0), srow_z=(0, 0, 0, 0), qform_code=0)
+    with pytest.raises(InputError, match=r"p\.nii: the affine is singular"):
+        read_nifti([magnitude], [phase], echo_times_s=[0.01], b0_tesla=3)
+
+
+def test_voxels_in_meters_are_refused(scan_files):
+    magnitude = scan_files.image("m.nii", scan_files.magnitude[0], xyzt_units=1)
+    phase = scan_files.image("p.nii", scan_files.siemens(0), xyzt_units=1)
+    with pytest.raises(MetadataError, match="voxel sizes in meter"):
+        read_nifti([magnitude], [phase], echo_times_s=[0.01], b0_tesla=3)
 
 
 def test_orientation_of_b0(scan_files):

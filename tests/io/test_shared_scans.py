@@ -112,6 +112,32 @@ def test_siemens_head_difference_air_is_paramagnetic(shared_data):
     assert min(outline_correlation(acq)) > 0.15
 
 
+@pytest.mark.parametrize(
+    ("folder", "magnitude", "phase"),
+    [
+        ("ge_01", "00720*.nii.gz", "00721*.nii.gz"),
+        ("philips_01", "01001*_e[12].nii.gz", "01001*_ph.nii.gz"),
+        ("siemens_02", "0039*.nii.gz", "0040*.nii.gz"),
+    ],
+)
+def test_field_rises_towards_the_lung(shared_data, folder, magnitude, phase):
+    """Below the air of the lung, along B0, the field grows: the sign, by physics alone."""
+    folder = shared_data / "vendor_b0" / folder
+    scan = read_nifti(files(folder, magnitude), files(folder, phase)).scan
+    assert scan.grid.b0_dir[1] > 0.9  # coronal: the second axis runs from feet to head
+    turn, _ = turn_per_echo(scan)
+    depth = round(30 / scan.grid.voxel_mm[1])
+    level = np.percentile(scan.magnitude[0], 95)
+    below = np.lib.stride_tricks.sliding_window_view(scan.magnitude[0] > 0.25 * level, depth, 1).all(-1)
+    above = np.lib.stride_tricks.sliding_window_view(scan.magnitude[0] < 0.12 * level, depth - 2, 1).all(-1)
+    step = np.angle(turn[:, 1:] * turn[:, :-1].conj())
+    count = scan.grid.shape[1] - 2 * depth
+    edges = np.argwhere(below[:, :count] & above[:, depth + 2 : depth + 2 + count])
+    rising = [np.median(step[x, y : y + depth - 1, z]) > 0 for x, y, z in edges]
+    assert len(rising) > 100
+    assert np.mean(rising) > 0.75
+
+
 def test_siemens_abdomen_noise_fills_the_circle(shared_data):
     folder = shared_data / "vendor_b0" / "siemens_02"
     acq = read_nifti(files(folder, "0039*.nii.gz"), files(folder, "0040*.nii.gz"))
@@ -162,3 +188,18 @@ def test_head3t_as_dataset_and_as_files(shared_data):
     single = read_nifti(found.files["mag"][2:3], found.files["phase"][2:3])
     np.testing.assert_array_equal(single.scan.phase_rad[0], acq.scan.phase_rad[2])
     np.testing.assert_array_equal(single.scan.magnitude[0], acq.scan.magnitude[2])
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("vendor_b0/siemens_02", ["0040_bh_b0map_default_bh_b0map_default"]),
+        ("vendor_b0/philips_01", ["01001__B0_map_expiration_volume_2DMS_product_auto"]),
+        ("philips_enh/Ref", ["2001_WIP_fcMRI_Field_Mapping_cl", "2001_WIP_fcMRI_Field_Mapping_enh"]),
+        ("siemens_xa30/Ref", ["9_gre_field_mapping"]),
+    ],
+)
+def test_folders_of_dcm2niix(shared_data, folder, names):
+    found = find_acquisitions(shared_data / folder)
+    assert [f.name for f in found] == names
+    assert all(f.read().scan.finite.all() for f in found)

@@ -1,0 +1,6 @@
+def compare() -> int:
+    return 0
+
+
+def picture() -> int:
+    return 0

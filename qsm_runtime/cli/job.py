@@ -1,0 +1,172 @@
+"""One scan of a run: read, reconstruct, write the maps and their picture."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsm_runtime import io, pipeline, stages
+from qsm_runtime.cli.progress import Progress
+from qsm_runtime.errors import UsageError
+from qsm_runtime.io.atomic import check_writable
+from qsm_runtime.kernels.threads import get_threads
+from qsm_runtime.recipe import Recipe
+from qsm_runtime.report.picture import overview
+
+SAVEABLE = ("mask", "total", "local", "reliability", "r2star", "swi")
+PACKAGES = ("qsm_runtime", "numpy", "scipy", "numba", "pyfftw", "nibabel")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with each scan. region: a mask file of the reference region. save: of SAVEABLE."""
+
+    recipe: Recipe
+    output: Path
+    save: tuple[str, ...] = ()
+    region: Path | None = None
+    overwrite: bool = False
+    picture: bool = True
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished scan: what was made of what, and the document for --json."""
+
+    acquisition: io.Acquisition
+    result: pipeline.Result
+    document: dict[str, Any]
+
+
+def parse_save(texts: list[str], recipe: Recipe) -> tuple[str, ...]:
+    """The maps of `--save`, comma-separated. Raises UsageError."""
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    known = (*SAVEABLE, "all", "chi")
+    for name in names:
+        if name not in known:
+            raise UsageError(stages.unknown("map to save", name, known))
+    single = "single_step" in recipe.steps
+    if "all" in names:
+        return tuple(name for name in SAVEABLE if not (single and name == "local"))
+    if single and "local" in names:
+        raise UsageError("--save local: a single-step method makes no local field")
+    return tuple(name for name in SAVEABLE if name in names)
+
+
+def reconstruct_one(
+    job: Job, read: Callable[[], io.Acquisition], progress: Progress, at_top: bool = False
+) -> Done:
+    """Read a scan and write its maps; `at_top` puts them into the output folder itself."""
+    start = time.perf_counter()
+    with progress.step("read"):
+        acquisition = read()
+        if at_top:
+            from dataclasses import replace
+
+            acquisition = replace(acquisition, folder="")
+    for text in acquisition.warnings:
+        progress.warn(text)
+    kinds = ("chi", *job.save, *(("minip",) if "swi" in job.save else ()))
+    io.check_outputs(job.output, acquisition, [k for k in kinds if k in io.KINDS], overwrite=job.overwrite)
+    picture_path = _picture_path(job.output, acquisition)
+    if job.picture:
+        check_writable([picture_path], acquisition.source_paths, job.overwrite)
+    region = None
+    if job.region is not None:
+        region, said = io.read_mask(job.region, like=acquisition.source_paths[0])
+        for text in said:
+            progress.warn(text)
+
+    extras = tuple(name for name in job.save if name in pipeline.EXTRAS)
+    result = pipeline.reconstruct(
+        acquisition.scan, job.recipe, mask=acquisition.mask, region=region, extras=extras, progress=progress.event
+    )
+    for text in result.warnings:
+        progress.warn(text)
+    with progress.step("write"):
+        maps = {"chi": result.chi_ppm} | {name: _map(result, name) for name in job.save}
+        outputs: dict[str, Path] = io.write_maps(
+            job.output, acquisition, maps, _record(job, result), overwrite=job.overwrite, threads=job.threads
+        )
+    if job.picture:
+        with progress.step("picture"):
+            picture = overview(acquisition.scan, result, acquisition.affine, acquisition.name, _said(job.recipe))
+            io.write_files({picture_path: [picture]}, inputs=acquisition.source_paths, overwrite=job.overwrite)
+        outputs = {**outputs, "picture": picture_path}
+    document = {
+        "name": acquisition.name,
+        "outputs": outputs,
+        "warnings": [*acquisition.warnings, *result.warnings],
+        "reference": result.record["reference"],
+        "recipe": result.record["recipe"],
+        "chosen": result.record["chosen"],
+        "mask_voxels": int(np.count_nonzero(result.brain_mask)),
+        "valid_voxels": int(np.count_nonzero(result.mask)),
+        "seconds": {**progress.seconds, **result.record["seconds"], "all": round(time.perf_counter() - start, 4)},
+    }
+    return Done(acquisition, result, document)
+
+
+def software_versions() -> dict[str, str]:
+    """Python and the packages that made the numbers."""
+    found = {"python": ".".join(str(n) for n in sys.version_info[:3])}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _picture_path(output: Path, acquisition: io.Acquisition) -> Path:
+    return io.map_path(output, acquisition, "chi").with_name(f"{acquisition.name}_Chimap.png")
+
+
+def _map(result: pipeline.Result, name: str) -> np.ndarray:
+    arrays = {
+        "mask": result.mask,
+        "total": result.total_ppm,
+        "local": result.local_ppm,
+        "reliability": result.reliability,
+        "r2star": result.r2star_per_s,
+        "swi": result.swi,
+    }
+    array = arrays[name]
+    if array is None:
+        raise UsageError(f"--save {name}: this recipe does not make it")
+    return array
+
+
+def _said(recipe: Recipe) -> str:
+    """The methods in one line."""
+    shown = ("unwrap", "field", "background", "inversion", "single_step")
+    return f"{recipe.name}: " + ", ".join(recipe.steps[s].method for s in shown if s in recipe.steps)
+
+
+def _record(job: Job, result: pipeline.Result) -> dict[str, Any]:
+    """Fields for the sidecars."""
+    made = dict(result.record)
+    recipe, reference = made["recipe"], made["reference"]
+    options = {stage: values for stage, values in recipe.items() if isinstance(values, dict)}
+    return {
+        "EstimationAlgorithm": ", ".join(f"{stage} {values['method']}" for stage, values in options.items()),
+        "Recipe": recipe["name"],
+        "Options": options,
+        "ChosenParameters": made["chosen"],
+        "SoftwareVersions": software_versions(),
+        "Threads": get_threads(),
+        "SecondsPerStage": made["seconds"],
+        "MaskVoxels": int(np.count_nonzero(result.brain_mask)),
+        "Warnings": list(result.warnings),
+        "chi": {
+            "ReferenceRegion": reference["region"] if job.region is None else f"region {job.region.name}",
+            "ReferenceValue": reference["value_ppm"],
+            "ReferenceVoxels": reference["voxels"],
+        },
+    }

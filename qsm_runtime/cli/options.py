@@ -1,0 +1,95 @@
+"""Options that several commands share, and what they become."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qsm_runtime.errors import UsageError
+
+FILE_OPTIONS = ("--magnitude", "--phase", "--real", "--imaginary", "--complex")  # several files may follow each
+
+Input = Annotated[
+    Path | None,
+    typer.Argument(metavar="[INPUT]", help="BIDS dataset, subject, session or anat folder; or name files by option."),
+]
+Select = Annotated[
+    str | None, typer.Option("--select", metavar="ENTITIES", help="Which scans of INPUT, such as sub-1_ses-2 or run-*.")
+]
+Magnitude = Annotated[
+    list[Path] | None, typer.Option("--magnitude", metavar="FILE...", help="One 4-D file, or one file an echo.")
+]
+Phase = Annotated[list[Path] | None, typer.Option("--phase", metavar="FILE...", help="As --magnitude.")]
+Real = Annotated[list[Path] | None, typer.Option("--real", metavar="FILE...", help="With --imaginary.")]
+Imaginary = Annotated[list[Path] | None, typer.Option("--imaginary", metavar="FILE...", help="With --real.")]
+Complex = Annotated[list[Path] | None, typer.Option("--complex", metavar="FILE...", help="Complex images.")]
+EchoTimes = Annotated[
+    str | None, typer.Option("--echo-times-ms", metavar="MS,MS,...", help="Instead of the sidecars' EchoTime.")
+]
+B0Tesla = Annotated[float | None, typer.Option("--b0-tesla", metavar="T", help="Field strength.")]
+ImagingFrequency = Annotated[
+    float | None, typer.Option("--imaging-frequency-mhz", metavar="MHZ", help="Instead of the field strength.")
+]
+PhaseScale = Annotated[
+    str,
+    typer.Option(
+        "--phase-scale", metavar="SCALE", help="auto, rad, mrad, siemens, pm4096, minmax, or SLOPE,INTERCEPT to rad."
+    ),
+]
+PhaseSign = Annotated[
+    str, typer.Option("--phase-sign", metavar="SIGN", help="auto (by vendor), + or -; + has phase grow with the field.")
+]
+B0Dir = Annotated[
+    str | None,
+    typer.Option("--b0-dir", metavar="X,Y,Z", help="B0 in array axes, for files whose header has no orientation."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Default: all that this process may use.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but warnings and errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method; `qsm methods` lists them."),
+]
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """`--phase a b c` as `--phase a --phase b --phase c`, so that shell patterns work."""
+    out: list[str] = []
+    current, values = "", 0
+    for argument in arguments:
+        if argument.startswith("-") and argument != "-":
+            current, values = (argument if argument in FILE_OPTIONS else ""), 0
+        elif current:
+            values += 1
+            if values > 1:
+                out.append(current)
+        out.append(argument)
+    return out
+
+
+def numbers(text: str | None, option: str, count: int | None = None) -> tuple[float, ...] | None:
+    """Numbers separated by commas or spaces; None stays None. Raises UsageError naming the option."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        found = ()
+    if not found or (count and len(found) != count):
+        what = f"{count} numbers" if count else "numbers"
+        raise UsageError(f"{option} takes {what} separated by commas, got {text!r}")
+    return found
+
+
+def settings(texts: list[str] | None) -> dict[str, str]:
+    """`option=value` texts as a dict. Raises UsageError."""
+    found = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set takes option=value, got {text!r}")
+        found[name.strip()] = value.strip()
+    return found

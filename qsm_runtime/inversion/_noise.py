@@ -1,0 +1,49 @@
+"""How noisy the local field is, and the data weights that follow from it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qsm_runtime.errors import ReconstructionError, UsageError
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.noise_level import noise_level
+
+Record = Callable[[str, object], None] | None
+WEIGHT_MAX = 2.0  # no voxel counts for more than this, in units of the median voxel
+
+
+def noise_ppm(local_ppm: np.ndarray, mask: np.ndarray, reliability: np.ndarray | None) -> float:
+    """Standard deviation of the field's noise: the median of 1/reliability, or from the field's second differences."""
+    if reliability is not None:
+        trusted = reliability[mask]
+        trusted = trusted[trusted > 0]
+        if trusted.size == 0:
+            raise ReconstructionError("reliability is zero throughout the mask: no voxel can be trusted")
+        return 1.0 / float(np.median(trusted))
+    return noise_level(local_ppm, mask)
+
+
+def weights(mask: np.ndarray, grid: Grid, reliability: np.ndarray | None) -> np.ndarray:
+    """Data weight a voxel, float32: reliability over its median, at most WEIGHT_MAX; 1 where none is known."""
+    if reliability is None:
+        return mask.astype(np.float32)
+    grid.check(reliability, "reliability")
+    trusted = reliability[mask & (reliability > 0)]
+    if trusted.size == 0:
+        raise ReconstructionError("reliability is zero throughout the mask: no voxel can be trusted")
+    return np.minimum(reliability * np.float32(1 / np.median(trusted)), np.float32(WEIGHT_MAX)) * mask
+
+
+def chosen(
+    name: str, given: float | str, automatic: Callable[[], float], record: Record
+) -> float:
+    """The weight to use: `given`, or where it is "auto" what `automatic` finds; handed to `record` either way."""
+    if given == "auto":
+        value = automatic()
+    elif isinstance(given, str) or not given > 0:
+        raise UsageError(f'{name}: regularisation must be "auto" or a number above 0, got {given!r}')
+    else:
+        value = float(given)
+    if record is not None:
+        record("regularisation", value)
+    return value

@@ -1,0 +1,118 @@
+"""Rapid two-step inversion: least squares where the dipole is well conditioned, total variation where it is not.
+
+Source: Kames 2018, 10.1016/j.neuroimage.2017.11.018.
+1. a few steps of LSMR on min |W (D x - f)|, x = 0 outside the mask: what the data determine, before the noise comes
+2. minimise lambda |g x|_1 + 1/2 |M (F x - F x1)|^2, x = 0 outside the mask, M = 1 where |D| > delta:
+   ADMM with z = g x (penalty rho) and p = x on the support, two transforms an iteration
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from qsm_runtime.errors import UsageError
+from qsm_runtime.grid import Grid
+from qsm_runtime.inversion._admm import GRADIENT_PENALTY, SUPPORT_PENALTY, mean_voxels
+from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
+from qsm_runtime.inversion._operator import SpectralDipole
+from qsm_runtime.kernels import cg, splitting
+from qsm_runtime.kernels.convolve import extract
+from qsm_runtime.kernels.differences import gradient_power, tv_reflect, tv_update
+
+NOISE_FACTOR = 0.5  # lambda over the noise of the field: step 1 has amplified it
+FLOOR_PPM = 5e-5
+
+
+def regularisation_from_noise(noise_ppm: float) -> float:
+    """lambda in ppm for a field with white noise of `noise_ppm`."""
+    return max(NOISE_FACTOR * noise_ppm, FLOOR_PPM)
+
+
+def rts(
+    local_ppm: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    regularisation: float | Literal["auto"] = "auto",
+    threshold: float = 0.15,
+    first_iterations: int = 4,
+    tolerance: float = 0.01,
+    max_iterations: int = 20,
+    reliability: np.ndarray | None = None,
+    progress: Callable[[float], None] | None = None,
+    record: Record = None,
+) -> np.ndarray:
+    """Susceptibility by rapid two-step inversion.
+
+    local_ppm         float32 (x, y, z), local field in ppm; only its values inside the mask are used
+    mask              bool (x, y, z)
+    regularisation    lambda in ppm; "auto" takes it from the noise
+    threshold         delta, above 0 and below 2/3: where |D| is larger, step 1 is believed
+    first_iterations  LSMR steps of the first part
+    tolerance         stop when an iteration changes the map by less than this share of its norm
+    reliability       float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
+    record            called with ("regularisation", value used)
+    Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
+    """
+    check(local_ppm, mask, grid)
+    if not 0 < threshold < 2 / 3:
+        raise UsageError(f"rts: threshold must lie between 0 and 2/3, got {threshold}")
+    if not tolerance >= 0 or min(max_iterations, first_iterations) < 1:
+        raise UsageError("rts: tolerance must not be negative, and both iteration counts at least 1")
+    value = chosen(
+        "rts", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
+    )
+    model = SpectralDipole(local_ppm, weights(mask, grid, reliability), mask, grid, threshold)
+    first, _ = cg.lsmr(
+        model.apply,
+        model.adjoint,
+        model.field * model.weight,
+        model.plan.new_spectrum(),
+        tolerance=0.0,
+        max_iterations=first_iterations,
+        spectrum_of=model.plan.shape[2],
+    )
+    first *= model.precondition * (1 / model.root)  # to F x1, unnormalised as the transforms are
+    return _fill_cone(model, first, grid, value, threshold, tolerance, max_iterations, progress)
+
+
+def _fill_cone(
+    model: SpectralDipole,
+    first: np.ndarray,
+    grid: Grid,
+    regularisation: float,
+    threshold: float,
+    tolerance: float,
+    max_iterations: int,
+    progress: Callable[[float], None] | None,
+) -> np.ndarray:
+    """Step 2 from F x1, `first`, which is overwritten; returns the map on the full grid."""
+    p, voxel = model.plan, mean_voxels(grid)
+    rho = GRADIENT_PENALTY * regularisation
+    x, rhs, spectrum = p.new_real(), p.real, p.spectrum
+    np.multiply(first, np.float32(p.scale), out=spectrum)
+    p.inverse(spectrum, x)
+    known = (np.abs(model.dipole) > threshold).astype(np.float32)
+    first *= known
+    solve = np.float32(p.scale) / (gradient_power(p.shape, voxel, rho) + known + np.float32(SUPPORT_PENALTY))
+    w, u = np.zeros((3, *p.shape), np.float32), np.zeros(p.shape, np.float32)
+    mask, old = model.support > 0, np.zeros_like(model.field)
+    sums = np.empty((mask.shape[0], 2))
+    for iteration in range(1, max_iterations + 1):
+        tv_update(x, w, regularisation / rho, voxel)
+        tv_reflect(w, regularisation / rho, voxel, rho, rhs)
+        splitting.support_step(x, u, mask, np.float32(SUPPORT_PENALTY), rhs)
+        p.forward(rhs, spectrum)
+        splitting.spectral_anchor(spectrum, first, solve)
+        p.inverse(spectrum, x)
+        splitting.change(x, old, mask, sums)
+        difference, size = sums.sum(axis=0)
+        if progress is not None:
+            progress(iteration / max_iterations)
+        if difference <= tolerance**2 * size:
+            break
+    chi = extract(x, model.box, grid.shape)
+    chi[model.box.slices] *= mask
+    return chi

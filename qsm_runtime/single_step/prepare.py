@@ -1,0 +1,69 @@
+"""What every single-step method asks of its input: a checked field, freed of the background that boundaries give."""
+
+import numpy as np
+from scipy.ndimage import binary_erosion
+
+from qsm_runtime.errors import InputError, ReconstructionError
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.isolated import isolated
+from qsm_runtime.kernels.noise_level import noise_level
+from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+
+POISSON_TOLERANCE = 1e-5  # of the Laplacian's norm
+SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
+
+
+def checked_field(
+    total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, reliability: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The field less its mean over trusted voxels (float32, zero elsewhere), and the trusted voxels (bool).
+
+    Raises ShapeError, InputError where a trusted voxel is not finite, ReconstructionError where none is left.
+    """
+    grid.check(total_ppm, "total_ppm")
+    grid.check(mask, "mask")
+    trusted = mask.astype(bool)
+    if reliability is not None:
+        grid.check(reliability, "reliability")
+        trusted = trusted & (reliability > 0)
+    if not trusted.any():
+        raise ReconstructionError("the mask holds no voxel to be trusted: give a mask that covers the object")
+    mean = float(total_ppm.mean(where=trusted, dtype=np.float64))
+    if not np.isfinite(mean):
+        bad = int(np.count_nonzero(~np.isfinite(total_ppm) & trusted))
+        raise InputError(f"total_ppm is not finite in {bad} voxels of the mask: repair them or take them out of the mask")
+    return np.where(trusted, total_ppm - np.float32(mean), np.float32(0)).astype(np.float32, copy=False), trusted
+
+
+def interior_field(
+    total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, reliability: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The field less the harmonic function that its boundary values give, and the weight of each voxel.
+
+    field   float32 (x, y, z): zero except at voxels whose six neighbours are in the mask. What was taken off is
+            harmonic there whatever the boundary values are, so voxels not to be trusted spoil nothing but themselves
+    weight  float32 (x, y, z): reliability over its median (or 1) at those voxels, zero elsewhere and at spikes
+    """
+    field, trusted = checked_field(total_ppm, mask, grid, reliability)
+    interior = binary_erosion(mask)
+    weight = (interior & trusted).astype(np.float32)
+    if not weight.any():
+        raise ReconstructionError("no trusted voxel has all six neighbours in the mask: give a larger, filled mask")
+    solver = PoissonSolver(interior, grid.voxel_mm)
+    field, _ = solver.solve(minus_laplacian(field, interior, grid.voxel_mm), tolerance=POISSON_TOLERANCE)
+    weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
+    if reliability is not None:
+        weight *= (reliability / np.median(reliability[weight > 0])).astype(np.float32)
+    return field, weight
+
+
+def noise_ppm(field: np.ndarray, weight: np.ndarray, reliability: np.ndarray | None) -> float:
+    """Standard deviation of the field's noise: 1 / median reliability, or measured where no reliability is given."""
+    inside = weight > 0
+    return noise_level(field, inside) if reliability is None else float(1.0 / np.median(reliability[inside]))
+
+
+def mean_free(chi_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`chi_ppm` less its mean over the mask (D(0) = 0: no field tells it), zero outside."""
+    mean = np.float32(chi_ppm.mean(where=mask, dtype=np.float64))
+    return np.where(mask, chi_ppm - mean, np.float32(0)).astype(np.float32, copy=False)
