@@ -1,5 +1,6 @@
 """A simulated head on disk: a raw BIDS dataset as a scanner's would be, with its truth as a derivative."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def write_head(folder: Path, head: Head, subject: str, *, overwrite: bool = Fals
 
     _describe(folder, "Simulated head", "raw", overwrite)
     _describe(folder / TRUTH, "Truth of the simulated head", "derivative", overwrite)
-    common = {"MagneticFieldStrength": scan.b0_tesla, "Manufacturer": "simulated"}
+    common = {"MagneticFieldStrength": scan.b0_tesla}
     for echo, seconds in enumerate(scan.echo_times_s):
         fields = {**common, "EchoTime": seconds, "EchoNumber": echo + 1}
         stem = f"sub-{subject}_echo-{echo + 1}_part"
@@ -63,8 +64,6 @@ def placement_of(grid: Grid) -> io.Placement:
 
 
 def _describe(folder: Path, name: str, kind: str, overwrite: bool) -> None:
-    import json
-
     fields: dict[str, Any] = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": kind}
     if kind == "derivative":
         fields["GeneratedBy"] = [{"Name": "qsm_runtime"}]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from qsm_runtime.background.harperella import harperella
 from qsm_runtime.background.ismv import ismv
 from qsm_runtime.background.lbv import lbv
 from qsm_runtime.background.pdf import pdf
@@ -16,4 +17,5 @@ METHODS: dict[str, Callable] = {
     "ismv": ismv,
     "lbv": lbv,
     "pdf": pdf,
+    "harperella": harperella,
 }

@@ -21,6 +21,8 @@ from qsm_runtime.kernels.convolve import box_of, embed, extract
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
 
+SMALLEST = 1e-4  # keeps the preconditioner finite at k = 0
+
 
 def resharp(
     total_ppm: np.ndarray,
@@ -68,6 +70,12 @@ def resharp(
         project(spectrum, out)
         combine(spectrum, out, regularisation, 1.0)
 
+    inverse = 1 / (difference**2 + np.float32(max(regularisation, SMALLEST)))
+
+    def precondition(spectrum: np.ndarray, out: np.ndarray) -> None:
+        """The inverse, were the mask everywhere."""
+        multiply_quadrant(spectrum, inverse, out)
+
     rhs = plan.new_spectrum()
     project(plan.forward(embed(field, box, plan.real)), rhs)
     spectrum, _ = cg(
@@ -75,6 +83,7 @@ def resharp(
         rhs,
         tolerance=tolerance,
         max_iterations=max_iterations,
+        precondition=precondition,
         spectrum_of=plan.shape[2],
         progress=progress,
     )

@@ -13,13 +13,16 @@ from typing import Annotated
 
 import typer
 
-from qsm_runtime.cli import analyse, catalogue, run, simulate, stage, warmup
+from qsm_runtime.cli import analyse, catalogue, map_stages, run, scan_stages, simulate, warmup
 from qsm_runtime.cli.options import spread
 from qsm_runtime.cli.output import print_json
 from qsm_runtime.errors import QsmError
 
 FAILED, INTERRUPTED, TERMINATED, PIPE_CLOSED = 5, 130, 143, 141
-CommandError = typer.BadParameter.__mro__[2]  # the parser's base error, wherever this typer version keeps it
+# the base of the parser's errors, wherever this typer version keeps it
+CommandError: type[Exception] = typer.BadParameter.__mro__[
+    2
+]
 
 app = typer.Typer(
     name="qsm",
@@ -52,8 +55,11 @@ def _common(
 app.command("run")(run.run)
 app.command("demo")(simulate.demo)
 app.command("phantom")(simulate.phantom)
-for _name, _function in stage.COMMANDS.items():
-    app.command(_name)(_function)
+app.command("mask")(scan_stages.mask)
+app.command("unwrap")(scan_stages.unwrap)
+app.command("field")(scan_stages.field)
+app.command("background")(map_stages.background)
+app.command("invert")(map_stages.invert)
 app.command("compare")(analyse.compare)
 app.command("picture")(analyse.picture)
 app.command("methods")(catalogue.methods)

@@ -11,7 +11,9 @@ from qsm_runtime.cli.output import print_json, print_table
 
 
 def methods(
-    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="One stage, with its methods' options.")] = None,
+    stage: Annotated[
+        str | None, typer.Argument(metavar="[STAGE]", help="One stage, with its methods' options.")
+    ] = None,
     method: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="One method, with its description.")] = None,
     as_json: options.AsJson = False,
 ) -> int:

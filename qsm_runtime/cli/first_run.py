@@ -38,7 +38,9 @@ class FirstRunCost:
         numba_event.register(COMPILE, self._compiling)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         numba_event.unregister(COMPILE, self._compiling)
 
     def as_dict(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,16 @@ def parse_save(texts: list[str], recipe: Recipe) -> tuple[str, ...]:
     return tuple(name for name in SAVEABLE if name in names)
 
 
-def reconstruct_one(
-    job: Job, read: Callable[[], io.Acquisition], progress: Progress, at_top: bool = False
-) -> Done:
+def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Progress, at_top: bool = False) -> Done:
     """Read a scan and write its maps; `at_top` puts them into the output folder itself."""
     start = time.perf_counter()
     with progress.step("read"):
         acquisition = read()
         if at_top:
-            from dataclasses import replace
-
             acquisition = replace(acquisition, folder="")
     for text in acquisition.warnings:
         progress.warn(text)
-    kinds = ("chi", *job.save, *(("minip",) if "swi" in job.save else ()))
-    io.check_outputs(job.output, acquisition, [k for k in kinds if k in io.KINDS], overwrite=job.overwrite)
+    io.check_outputs(job.output, acquisition, ("chi", *job.save), overwrite=job.overwrite)
     picture_path = _picture_path(job.output, acquisition)
     if job.picture:
         check_writable([picture_path], acquisition.source_paths, job.overwrite)

@@ -43,9 +43,7 @@ B0Dir = Annotated[
     str | None,
     typer.Option("--b0-dir", metavar="X,Y,Z", help="B0 in array axes, for files whose header has no orientation."),
 ]
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="Default: all that this process may use.")
-]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Default: all that this process may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but warnings and errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]

@@ -162,6 +162,6 @@ def said(seconds: float, one_time: dict[str, float]) -> str:
     if once < SHOWN_FROM_S:
         return f"done in {seconds:.1f} s"
     return (
-        f"done in {seconds:.1f} s, of which {once:.1f} s were one-time compilation ({one_time['compilation']:.1f} s) and "
-        f"FFT planning ({one_time['fft_planning']:.1f} s); `qsm warmup` moves this to install time"
+        f"done in {seconds:.1f} s, of which {once:.1f} s were one-time: compilation {one_time['compilation']:.1f} s, "
+        f"FFT planning {one_time['fft_planning']:.1f} s; `qsm warmup` moves this to install time"
     )

@@ -115,7 +115,8 @@ def demo(
                 head = simulate_head()
             with progress.step("write dataset"):
                 write_head(dataset, head, "demo", overwrite=overwrite)
-            done = reconstruct_one(job, io.find_acquisitions(dataset)[0].read, progress, at_top=True)
+            scan = io.find_acquisitions(dataset)[0]
+            done = reconstruct_one(job, lambda: scan.read(phase_sign="+"), progress, at_top=True)
             with progress.step("score"):
                 truth, result = head.truth, done.result
                 chi = score(result.chi_ppm, truth.chi_ppm, truth.mask, valid=result.mask, labels=truth.labels)

@@ -48,7 +48,7 @@ def r2star(
     mask = np.ascontiguousarray(mask, np.bool_)
     fastest_hz = FASTEST / spacing[0]
     if fit == "least_squares":
-        noise = noise_level(magnitude[-1], mask) if noise is None else noise
+        noise = noise_level(magnitude, mask) if noise is None else noise
         if not noise >= 0:
             raise UsageError(f"noise must be >= 0, got {noise}")
         return decay_least_squares(magnitude, times, mask, float(noise), fastest_hz)
@@ -64,15 +64,15 @@ def r2star(
 def noise_level(magnitude: np.ndarray, mask: np.ndarray) -> float:
     """Standard deviation of the noise in the real part, from air outside the mask; 0 where there is none.
 
-    Air is taken as Rayleigh-distributed: a first guess from the tenth percentile of what is not zero, then the
-    median of what lies below four standard deviations.
+    magnitude: float32 (echo, x, y, z); the last echo's air is used, taken as Rayleigh-distributed: a first guess from
+    the tenth percentile of what is not zero, then the median of what lies below three standard deviations.
     """
-    around = magnitude[~mask]
+    around = magnitude[-1][~mask]
     around = around[around > 0]
     if around.size < 0.1 * mask.sum() or around.size < 1000:
         return 0.0
     sigma = float(np.percentile(around, 10)) / RAYLEIGH_TENTH
     for _ in range(5):
-        sigma = float(np.median(around[around < 4 * sigma])) / RAYLEIGH_MEDIAN
+        sigma = float(np.median(around[around < 3 * sigma])) / RAYLEIGH_MEDIAN
     # tissue outside a mask that leaves no air would pass for noise: a floor near the signal is none
-    return sigma if sigma < 0.2 * float(np.median(magnitude[mask])) else 0.0
+    return sigma if sigma < 0.2 * float(np.median(magnitude[0][mask])) else 0.0

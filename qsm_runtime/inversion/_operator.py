@@ -3,13 +3,19 @@
 Vectors are float32 over the mask's bounding box; each application is one pair of transforms on the padded box.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import crop
+from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import multiply
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.splitting import place, take
+
+PRECONDITION = 0.02  # about 0.15 squared: where D is larger the spectrum's own inverse is a good first answer
+Progress = Callable[[float], None] | None
 
 
 class MaskedDipole:
@@ -42,46 +48,36 @@ class MaskedDipole:
         """D S x inside the mask, without weights."""
         return self._through(x, self.support, self.support, out)
 
+    def least_squares(
+        self, iterations: int, *, penalty: float = PRECONDITION, x0: np.ndarray | None = None, progress: Progress = None
+    ) -> np.ndarray:
+        """Conjugate gradients on A^T A x = A^T W f, preconditioned by S F^-1 1/(D^2 + penalty) F S."""
+        p, between = self.plan, np.empty_like(self.field)
+        inverse = np.float32(p.scale) / ((self.dipole / np.float32(p.scale)) ** 2 + np.float32(penalty))
+
+        def normal(x: np.ndarray, out: np.ndarray) -> None:
+            self.adjoint(self.apply(x, between), out)
+
+        def precondition(r: np.ndarray, out: np.ndarray) -> None:
+            place(r, self.support, p.real)
+            spectrum = p.forward()
+            multiply(spectrum, inverse)
+            take(p.inverse(spectrum), self.support, out)
+
+        rhs = self.adjoint(self.field * self.weight, np.empty_like(self.field))
+        x, _ = cg.cg(
+            normal,
+            rhs,
+            tolerance=1e-3,
+            max_iterations=iterations,
+            x0=x0,
+            precondition=precondition,
+            progress=progress,
+        )
+        return x
+
     def result(self, x: np.ndarray) -> np.ndarray:
         """`x` on the full grid, zero outside the mask."""
         chi = np.zeros(self.shape, np.float32)
         chi[self.box.slices] = x * self.support
         return chi
-
-
-class SpectralDipole:
-    """W D P from k-space: the unknown is Y, half spectrum of P^-1 chi, P = 1/max(|D|, delta) a preconditioner.
-
-    One transform an application, and only the cone |D| < delta is left ill-conditioned. apply: float32 box from
-    complex64 Y; adjoint: the reverse, for the product that counts mirrored samples twice.
-    """
-
-    def __init__(self, local_ppm: np.ndarray, weight: np.ndarray, mask: np.ndarray, grid: Grid, delta: float) -> None:
-        self.box, self.plan = crop(mask, grid)
-        inner = self.box.slices
-        self.shape = grid.shape
-        self.support = mask[inner].astype(np.float32)
-        self.weight = weight[inner] * self.support
-        self.field = np.where(mask[inner], local_ppm[inner], np.float32(0))
-        self.dipole = dipole_kernel(self.plan.shape, grid.voxel_mm, grid.b0_dir)
-        self.root = np.float32(np.sqrt(self.plan.scale))
-        self.precondition = self.root / np.maximum(np.abs(self.dipole), np.float32(delta))
-        self.filter = self.dipole * self.precondition
-
-    def apply(self, y: np.ndarray, out: np.ndarray) -> np.ndarray:
-        p = self.plan
-        np.multiply(y, self.filter, out=p.spectrum)
-        take(p.inverse(), self.weight, out)
-        return out
-
-    def adjoint(self, y: np.ndarray, out: np.ndarray) -> np.ndarray:
-        p = self.plan
-        place(y, self.weight, p.real)
-        multiply(p.forward(p.real, out), self.filter)
-        return out
-
-    def map_of(self, y: np.ndarray) -> np.ndarray:
-        """The susceptibility over the padded box, from the solution Y."""
-        p = self.plan
-        np.multiply(y, self.precondition, out=p.spectrum)
-        return p.inverse()

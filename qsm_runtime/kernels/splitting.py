@@ -140,3 +140,12 @@ def take(y, weight, out):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
                 out[i, j, k] = y[i, j, k] * weight[i, j, k]
+
+
+@njit(parallel=True, cache=True)
+def phase_residual(y, f, w, rad_per_ppm):
+    """y <- w sin(s (y - f)) / s in place: the nonlinear misfit's slope but for the adjoint's weight."""
+    for i in prange(y.shape[0]):
+        for j in range(y.shape[1]):
+            for k in range(y.shape[2]):
+                y[i, j, k] = w[i, j, k] * np.sin(rad_per_ppm * (y[i, j, k] - f[i, j, k])) / rad_per_ppm

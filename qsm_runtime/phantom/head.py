@@ -85,6 +85,9 @@ def simulate_head(
     unknown = sorted(set(lesions) - set(get_args(Lesion)))
     if unknown:
         raise UsageError(f"no such lesion: {', '.join(unknown)}; there are {', '.join(get_args(Lesion))}")
+    # a scan of two voxels refuses bad echo times and field strengths before the work, and says so as any scan does
+    tiny = np.tile((0.0, 1.0), (np.size(echo_times_s), 1, 1, 1))
+    Scan(tiny, tiny, echo_times_s, b0_tesla, Grid((1, 1, 2)))
     shape_seed, field_seed, noise_seed = (
         np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
     )

@@ -7,7 +7,8 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.fft import smooth_size
 
-HEAD_MM = (158.0, 196.0, 156.0)  # least field of view that holds a head of ordinary size
+HEAD_MM = (166.0, 202.0, 160.0)  # least field of view that holds a head of ordinary size
+TOP_MM = 89.0  # of the head above its origin
 MARGIN_MM = 12.0  # of head beyond the field of view kept in full detail
 BLOCK_MM = 4.0  # edge of the blocks that far fields are computed on
 
@@ -41,7 +42,7 @@ class Layout:
         scale = min(1.0, *(f / need for f, need in zip(fov, HEAD_MM, strict=True)))
         edge = max(min(grid.voxel_mm), scale)
         # the brain sits high in a tall field of view, and right under the top of a low one
-        lift = min(14.0, fov[2] / scale / 2 - 76)
+        lift = min(14.0, fov[2] / scale / 2 - TOP_MM)
         axes = []
         for n, v, f, middle in zip(grid.shape, grid.voxel_mm, fov, (0.0, 0.0, -lift), strict=True):
             factor = int(np.clip(round(oversample * v / edge), oversample, 4 * oversample))

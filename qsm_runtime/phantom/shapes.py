@@ -4,7 +4,7 @@ Distances become volume fractions of a voxel, so that edges are smooth and no st
 """
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import fft, ndimage, sparse
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -94,12 +94,12 @@ class Noise:
     def __init__(self, rng: np.random.Generator, wavelength_mm: float, band: float = 0.25, samples: int = 48) -> None:
         self.step_mm = wavelength_mm / 6
         self.samples = samples
-        k = np.fft.fftfreq(samples, self.step_mm)
-        radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2) * wavelength_mm
-        lattice = np.fft.ifftn(
-            np.fft.fftn(rng.standard_normal((samples,) * 3)) * np.exp(-0.5 * ((radius - 1) / band) ** 2)
-        ).real
-        self.lattice = (lattice / lattice.std()).astype(np.float32)
+        k, half = np.fft.fftfreq(samples, self.step_mm), np.fft.rfftfreq(samples, self.step_mm)
+        radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + half[None, None, :] ** 2) * wavelength_mm
+        passed = np.exp(-0.5 * ((radius - 1) / band) ** 2).astype(np.float32)
+        spectrum = fft.rfftn(rng.standard_normal((samples,) * 3, np.float32)) * passed
+        lattice = fft.irfftn(spectrum, (samples,) * 3)
+        self.lattice = (lattice / lattice.std(dtype=np.float64)).astype(np.float32)
 
     def at(self, p: Points) -> np.ndarray:
         """Values at any points (three arrays that broadcast)."""

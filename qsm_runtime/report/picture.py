@@ -50,6 +50,28 @@ def overview(scan: Scan, result: Result, affine: np.ndarray, name: str, methods:
     return slices_png(rows, affine, result.brain_mask, f"{name}\n{methods}", outline=True)
 
 
+def comparison(
+    first: np.ndarray,
+    second: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    first_name: str,
+    second_name: str,
+    field: bool,
+) -> bytes:
+    """PNG of two maps (x, y, z), ppm, and their difference inside the mask; of fields without a constant."""
+    difference = np.where(mask & (first != 0), first - second, np.float32(0))
+    if field and mask.any():
+        difference = np.where(difference != 0, difference - np.median(difference[difference != 0]), np.float32(0))
+    window = symmetric_window(second, mask) if field else CHI_WINDOW_PPM
+    rows = [
+        Row(first, first_name, "ppm", window, inside=mask & (first != 0)),
+        Row(second, second_name, "ppm", window, inside=mask),
+        Row(difference, "difference", "ppm", symmetric_window(difference, mask), "RdBu_r", mask & (first != 0)),
+    ]
+    return slices_png(rows, affine, mask)
+
+
 def slices_png(
     rows: Sequence[Row], affine: np.ndarray, mask: np.ndarray, title: str = "", *, outline: bool = False
 ) -> bytes:
@@ -87,9 +109,7 @@ def slices_png(
             tall, wide = (s * scale for s in sizes[plane])
             middle = bottom + (ROW_INCHES - tall) / 2
             axes = figure.add_axes((left / width, middle / height, wide / width, tall / height))
-            shown = axes.imshow(
-                image, cmap=row.colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
-            )
+            shown = axes.imshow(image, cmap=row.colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             axes.set_axis_off()
             if outline and number == 0 and edges[plane].any() and not edges[plane].all():
                 axes.contour(edges[plane], [0.5], colors="#ffb000", linewidths=0.8)

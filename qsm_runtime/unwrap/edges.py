@@ -23,7 +23,7 @@ from qsm_runtime.kernels.convolve import Box, box_of
 
 NO_VOLUME = np.zeros(0, np.float32)  # stands for an absent magnitude or second echo
 
-# Edges up to this bin have w >= 0.75, so |g(p_i - p_j)| <= 0.87 rad: four of them round a face of the lattice cannot
+# Edges up to this bin have w >= 0.747, so |g(p_i - p_j)| < 0.9 rad: four of them round a face of the lattice cannot
 # add up to a turn, and the order in which they are followed makes no difference. One bucket for them all keeps the
 # growing local in memory: it took a quarter of the time of 255 buckets, with the same result.
 TRUSTED_BIN = 64

@@ -129,6 +129,8 @@ def grow(edges: Edges) -> np.ndarray:
 
 def grow_each(edges: list[Edges]) -> list[np.ndarray]:
     """`grow` for several volumes at once: the growing is serial, so each thread takes a volume."""
+    if len(edges) == 1:
+        return [grow(edges[0])]
     with ThreadPoolExecutor(min(threads.get_threads(), len(edges))) as pool:
         return list(pool.map(grow, edges))
 

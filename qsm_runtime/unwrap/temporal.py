@@ -45,8 +45,6 @@ def connected_parts(mask: np.ndarray) -> Parts:
 
 @njit(cache=True)
 def _predicted(echoes, magnitude, times, known, e, x, y, z):
-    if known.size == 1:
-        return times[e] / times[known[0]] * echoes[known[0], x, y, z]
     above, below = 0.0, 0.0
     for r in known:
         weight = times[r]

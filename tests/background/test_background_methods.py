@@ -15,7 +15,7 @@ SMALL = {
     "resharp": ({"radius_mm": 4.0}, 0.01),
     "ismv": ({"radius_mm": 4.0}, 0.01),
     "lbv": ({}, 0.01),
-    "pdf": ({"padding_mm": 16.0}, 0.03),
+    "pdf": ({"padding_mm": 12.0, "max_iterations": 25}, 0.03),
     "harperella": ({}, 0.03),
 }
 NAMES = sorted(METHODS)

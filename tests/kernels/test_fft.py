@@ -19,6 +19,8 @@ def scratch(tmp_path, monkeypatch):
     fft.release()
     yield tmp_path
     fft.release()
+    monkeypatch.undo()
+    fft.load_wisdom()  # the host's own, for the tests that follow
 
 
 def is_smooth(n: int) -> bool:

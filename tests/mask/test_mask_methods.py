@@ -172,7 +172,7 @@ def test_errors_name_the_field_and_the_remedy(method):
     with pytest.raises(UsageError, match="fraction"):
         draw(one, zero, grid, fraction=1.5)
     with pytest.raises(UsageError, match="erode_mm"):
-        draw(one, zero, grid, erode_mm=-1.0)
+        mask.threshold(one, zero, grid, erode_mm=-1.0)
 
 
 def test_phase_quality_is_one_on_a_wrapped_ramp_and_near_zero_on_noise():

@@ -5,7 +5,9 @@ import pytest
 
 from qsm_runtime.errors import ReconstructionError, ShapeError, UsageError
 from qsm_runtime.grid import Grid
+from qsm_runtime.kernels import threads
 from qsm_runtime.unwrap.edges import phase_edges, wrapped
+from qsm_runtime.unwrap.region_growing import grow
 from qsm_runtime.unwrap.romeo import quality_map, romeo, unwrap_volume
 
 TURN = 2 * np.pi
@@ -159,6 +161,29 @@ def test_same_input_same_output_and_inputs_are_kept():
     first = unwrap_volume(phase, mask)
     np.testing.assert_array_equal(first, unwrap_volume(phase, mask))
     np.testing.assert_array_equal(phase, before)
+
+
+@pytest.mark.parametrize("mode", ["template", "individual"])
+def test_same_result_on_any_number_of_threads(mode):
+    truth, mask, grid = four_echoes(noise=0.4)
+    results = []
+    try:
+        for count in (1, threads.AVAILABLE):
+            threads.set_threads(count)
+            results.append(romeo(wrap(truth), mask, grid, echo_times_s=TIMES, mode=mode))
+    finally:
+        threads.set_threads(None)
+    np.testing.assert_array_equal(*results)
+
+
+def test_one_bucket_for_trusted_edges_changes_nothing():
+    rng = np.random.default_rng(8)
+    truth = dipole_phase(32, 6, 16.0) + 0.3 * rng.standard_normal((32, 32, 32))
+    mask = ball(32) & ~ball(32, 6.6)
+    edges = phase_edges(wrap(truth), mask)
+    assert edges.histogram[:65].sum() > 0.1 * edges.histogram.sum()
+    strict = edges._replace(words=edges.words.copy(), trusted=1)
+    np.testing.assert_array_equal(grow(edges), grow(strict))
 
 
 def test_phase_out_of_range_is_wrapped_first():

@@ -1,0 +1,71 @@
+"""Calculation of susceptibility through multiple orientation sampling: least squares over the orientations.
+
+Source: Liu, Spincemaille, de Rochefort, Kressler and Wang 2009, 10.1002/mrm.21828.
+    X(k) = sum_i D_i(k) F_i(k) / sum_i D_i(k)^2,       X(0) = 0
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qsm_runtime.errors import InputError
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels import fft
+from qsm_runtime.kernels.convolve import box_of, embed, extract, multiply
+from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.orientation.inputs import checked_orientations
+
+LEAST_ORIENTATIONS = 3
+LEAST_POWER = 2e-3  # of mean D^2 over the orientations in the worst direction: noise grows 22-fold there
+
+
+def worst_power(directions: np.ndarray) -> float:
+    """Least mean D(k)^2 over the orientations (n, 3), k going over a half sphere in steps of about two degrees."""
+    count = 4000
+    z = (np.arange(count) + 0.5) / count
+    angle = np.pi * (1 + 5**0.5) * np.arange(count)  # golden spiral
+    radius = np.sqrt(1 - z * z)
+    k = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
+    return float(((1.0 / 3.0 - (k @ directions.T) ** 2) ** 2).mean(axis=1).min())
+
+
+def cosmos(
+    local_ppm: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    b0_dirs: np.ndarray,
+    progress: Callable[[float], None] | None = None,
+    record: Callable[[str, object], None] | None = None,
+) -> np.ndarray:
+    """Susceptibility in ppm: float32 (x, y, z), zero outside the mask.
+
+    local_ppm  float32 (n, x, y, z): local fields in one frame, n >= 3
+    mask       bool (x, y, z), where all of them are valid
+    b0_dirs    (n, 3): direction of B0 in the axes of that frame, a scan each
+    Raises InputError where the orientations are too few or too much alike, ShapeError.
+    """
+    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "COSMOS")
+    power = worst_power(directions)
+    if record is not None:
+        record("least_dipole_power", power)
+    if power < LEAST_POWER:
+        raise InputError(
+            f"COSMOS: these orientations leave directions in k-space unseen (mean D^2 {power:.2g}, {LEAST_POWER} "
+            "needed); turn the head further, or about another axis"
+        )
+    box = box_of(mask, tuple(box_size // 4 for box_size in box_of(mask).size))
+    plan = fft.plan(box.fft_shape)
+    above, below = plan.new_spectrum(), np.zeros(plan.half_shape, np.float32)
+    above.fill(0)
+    for done, (field, direction) in enumerate(zip(local_ppm, directions, strict=True)):
+        dipole = dipole_kernel(box.fft_shape, grid.voxel_mm, tuple(direction))
+        plan.forward(embed(np.where(mask, field, 0).astype(np.float32), box, plan.real))
+        multiply(plan.spectrum, dipole)
+        above += plan.spectrum
+        below += dipole * dipole
+        if progress is not None:
+            progress((done + 1) / len(directions))
+    below[0, 0, 0] = 1
+    multiply(above, np.float32(plan.scale) / below)
+    return extract(plan.inverse(above), box, grid.shape) * mask
