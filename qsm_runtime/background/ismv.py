@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
@@ -27,6 +28,7 @@ def ismv(
     radius_mm: float = 5.0,
     tolerance: float = 1e-3,
     max_iterations: int = 200,
+    source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Local field in ppm (float32) and the voxels where it is valid: those `radius_mm` inside the mask.
@@ -34,36 +36,43 @@ def ismv(
     total_ppm       float32 (x, y, z), total field in ppm
     mask            bool (x, y, z)
     radius_mm       radius of the ball
-    tolerance       stops when a step changes the background by less than this, relative to the first step
-    max_iterations  steps at most
+    tolerance       stops when a step changes the background by less than this, relative to the field's norm
+    max_iterations  steps at most, in each pass
+    source_passes   repetitions that give the sources' own smooth field back (sources.py); 0 is the paper's method
     """
     require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
+    require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "iSMV", radius_mm)
 
-    # the harmonic field with the same shell is all but the fixed point: a start that saves most of the steps
-    rhs = minus_laplacian(field, valid, grid.voxel_mm)
-    local, _ = PoissonSolver(valid, grid.voxel_mm).solve(rhs, tolerance=1e-3)
     margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
     box = box_of(mask, margin)
     plan = fft.plan(box.fft_shape)
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm, plan.scale)
     inside = np.zeros(plan.shape, np.bool_)
     inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
+    solver = PoissonSolver(valid, grid.voxel_mm)
+    background = plan.new_real()
 
-    background = embed(field - local, box, plan.new_real())
-    norm = float(np.linalg.norm(field[mask]))
-    for step in range(max_iterations):
-        multiply_quadrant(plan.forward(background), mean, plan.spectrum)
-        change = float(np.sqrt(_replace(background, plan.inverse(), inside).sum()))
-        if progress is not None:
-            progress((step + 1) / max_iterations)
-        if change <= tolerance * norm:
-            break
-    return np.where(valid, field - extract(background, box, grid.shape), np.float32(0)), valid
+    def remove(field: np.ndarray) -> np.ndarray:
+        # the harmonic field with the same shell is all but the fixed point: a start that saves most of the steps
+        local, _ = solver.solve(minus_laplacian(field, valid, grid.voxel_mm), tolerance=1e-3)
+        embed(field - local, box, background)
+        enough = tolerance * float(np.linalg.norm(field[mask]))
+        for step in range(max_iterations):
+            multiply_quadrant(plan.forward(background), mean, plan.spectrum)
+            change = float(np.sqrt(_replace(background, plan.inverse(), inside).sum()))
+            if progress is not None:
+                progress((step + 1) / max_iterations)
+            if change <= enough:
+                break
+        return field - extract(background, box, grid.shape)
+
+    local = with_sources(remove, field, mask, grid, source_passes)
+    return np.where(valid, local, np.float32(0)), valid
 
 
 @njit(parallel=True, cache=True)

@@ -4,14 +4,9 @@ Zhou 2014, 10.1002/nbm.3064
 
     Laplacian (f - f_local) = 0 in the mask,   f_local = b on its boundary voxels
 
-Zhou takes b = 0. The sources inside do reach the boundary, though, and the harmonic continuation of what is missed
-there is most of this method's error. They are known well from a first solution, so b is their field:
-
-    chi = M F^-1 [D / (D^2 + delta)] F f_local,   b = D chi,   and once more
-
-What passes from chi to f_local is harmonic in the mask: no local structure comes or goes with it. The Laplacian is
-fourth order (nineteen points) where the mask holds them all and seven points at its edge; multigrid solves the
-seven-point equation for the correction.
+Zhou takes b = 0. Here b is the field of the sources that the solution so far shows (see sources.py), and the equation
+is solved again. The Laplacian is fourth order (nineteen points) where the mask holds them all and seven points at its
+edge; multigrid solves the seven-point equation for the correction.
 """
 
 from collections.abc import Callable
@@ -19,16 +14,11 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.sources import Sources
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels import fft
-from qsm_runtime.kernels.convolve import box_of, convolve, embed, extract
-from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian_fourth_order
 from qsm_runtime.kernels.sphere import six_neighbours
-
-DELTA = 0.02  # of the inversion: chi must explain the field near the edge, noise in it is of no account
-MARGIN_MM = 24.0  # around the mask, before the sources' periodic images begin
 
 
 def lbv(
@@ -60,7 +50,7 @@ def lbv(
     valid = six_neighbours(core)
     refuse_empty(valid, "LBV", peel_mm + max(grid.voxel_mm))
     solver = PoissonSolver(valid, grid.voxel_mm)
-    sources = _Sources(core, grid) if source_passes else None
+    sources = Sources(core, grid) if source_passes else None
 
     local, known = np.zeros_like(field), np.zeros_like(field)
     for done in range(source_passes + 2):  # the second solve is for the order of the stencil
@@ -73,23 +63,3 @@ def lbv(
         if progress is not None:
             progress((done + 1) / (source_passes + 2))
     return np.where(valid, local, np.float32(0)), valid
-
-
-class _Sources:
-    """The field in the mask of the sources that explain a local field: two convolutions and the mask."""
-
-    def __init__(self, mask: np.ndarray, grid: Grid) -> None:
-        self.mask = mask
-        self.box = box_of(mask, tuple(int(np.ceil(MARGIN_MM / v)) for v in grid.voxel_mm))
-        self.plan = fft.plan(self.box.fft_shape)
-        self.dipole = dipole_kernel(self.plan.shape, grid.voxel_mm, grid.b0_dir)
-        self.inverse = self.dipole * np.float32(self.plan.scale) / (self.dipole**2 + np.float32(DELTA))
-        self.dipole *= np.float32(self.plan.scale)
-
-    def field_of(self, local_ppm: np.ndarray) -> np.ndarray:
-        chi = self._filter(local_ppm, self.inverse)
-        return self._filter(chi, self.dipole)
-
-    def _filter(self, x: np.ndarray, filter_: np.ndarray) -> np.ndarray:
-        y = convolve(embed(x, self.box, self.plan.real), filter_, self.plan, self.plan.real)
-        return extract(y, self.box, self.mask.shape) * self.mask

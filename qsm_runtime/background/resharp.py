@@ -14,6 +14,7 @@ import numpy as np
 
 from qsm_runtime.background.masked import masked_field, refuse_empty, require
 from qsm_runtime.background.sharp import keep
+from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.cg import cg, combine
@@ -33,6 +34,7 @@ def resharp(
     regularisation: float = 1e-4,
     tolerance: float = 1e-2,
     max_iterations: int = 100,
+    source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Local field in ppm (float32) and the voxels where it is valid: those `radius_mm` inside the mask.
@@ -42,12 +44,14 @@ def resharp(
     radius_mm       radius of the ball
     regularisation  lambda, the weight of the field's own norm
     tolerance       relative residual of the normal equations at which the iteration stops
-    max_iterations  iterations at most
+    max_iterations  iterations at most, in each pass
+    source_passes   repetitions that give the sources' own smooth field back (sources.py); 0 is the paper's method
     """
     require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
     require(regularisation >= 0, "regularisation", "0 or more", regularisation)
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
+    require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "RESHARP", radius_mm)
@@ -77,16 +81,21 @@ def resharp(
         multiply_quadrant(spectrum, inverse, out)
 
     rhs = plan.new_spectrum()
-    project(plan.forward(embed(field, box, plan.real)), rhs)
-    spectrum, _ = cg(
-        apply,
-        rhs,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        precondition=precondition,
-        spectrum_of=plan.shape[2],
-        progress=progress,
-    )
-    local = plan.inverse(spectrum)
-    local *= np.float32(plan.scale)
-    return extract(keep(local, inside), box, grid.shape), valid
+
+    def remove(field: np.ndarray) -> np.ndarray:
+        project(plan.forward(embed(field, box, plan.real)), rhs)
+        spectrum, _ = cg(
+            apply,
+            rhs,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            precondition=precondition,
+            spectrum_of=plan.shape[2],
+            progress=progress,
+        )
+        local = plan.inverse(spectrum)
+        local *= np.float32(plan.scale)
+        return extract(local, box, grid.shape) * mask
+
+    local = with_sources(remove, field, mask, grid, source_passes)
+    return np.where(valid, local, np.float32(0)), valid

@@ -13,6 +13,7 @@ from numba import njit, prange
 
 from qsm_runtime.background.masked import masked_field, refuse_empty, require
 from qsm_runtime.background.sharp import inverse_of_difference, keep
+from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
@@ -29,6 +30,7 @@ def vsharp(
     smallest_radius_mm: float = 1.0,
     radius_step_mm: float = 1.0,
     threshold: float = 0.05,
+    source_passes: int = 2,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Local field in ppm (float32) and the voxels where it is valid: those in which the smallest ball fits.
@@ -39,10 +41,12 @@ def vsharp(
     smallest_radius_mm  radius of the smallest; below a voxel's width it is the seven-point Laplacian
     radius_step_mm      from one radius to the next
     threshold           spatial frequencies with |1 - S_0^| below it are not deconvolved, 0..1
+    source_passes       repetitions that give the sources' own smooth field back (sources.py); 0 is the paper's method
     """
     require(0 < smallest_radius_mm <= radius_mm, "smallest_radius_mm", "above 0, up to radius_mm", smallest_radius_mm)
     require(radius_step_mm > 0, "radius_step_mm", "above 0", radius_step_mm)
     require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
+    require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
     radii = radii_between(radius_mm, smallest_radius_mm, radius_step_mm)
     margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
@@ -53,20 +57,28 @@ def vsharp(
     inside = np.full(plan.shape, -1, np.int8)
     inside[tuple(slice(n) for n in box.size)] = ball[box.slices]
 
-    residual = embed(field, box, plan.new_real())
-    spectrum = plan.forward(residual).copy()
-    for n, radius in enumerate(radii):
-        if not (inside == n).any():
-            continue
-        multiply_quadrant(spectrum, sphere_quadrant(plan.shape, grid.voxel_mm, radius, plan.scale), plan.spectrum)
-        _subtract_where(residual, plan.inverse(), inside, n)
-        if progress is not None:
-            progress((n + 1) / (len(radii) + 1))
-    keep(residual, inside >= 0)
+    used = [n for n in range(len(radii)) if (inside == n).any()]
+    balls = {n: sphere_quadrant(plan.shape, grid.voxel_mm, radii[n], plan.scale) for n in used}
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radii[0])
-    multiply_quadrant(plan.forward(residual), inverse_of_difference(mean, threshold, plan.scale), plan.spectrum)
-    local = keep(plan.inverse(), inside >= 0)
-    return extract(local, box, grid.shape), ball >= 0
+    deconvolution = inverse_of_difference(mean, threshold, plan.scale)
+    residual, spectrum = plan.new_real(), plan.new_spectrum()
+    done = 0
+
+    def remove(field: np.ndarray) -> np.ndarray:
+        nonlocal done
+        plan.forward(embed(field, box, residual), spectrum)
+        for n in used:
+            multiply_quadrant(spectrum, balls[n], plan.spectrum)
+            _subtract_where(residual, plan.inverse(), inside, n)
+            done += 1
+            if progress is not None:
+                progress(done / (len(used) * (source_passes + 1)))
+        keep(residual, inside >= 0)
+        multiply_quadrant(plan.forward(residual), deconvolution, plan.spectrum)
+        return extract(keep(plan.inverse(), inside >= 0), box, grid.shape)
+
+    valid = ball >= 0
+    return with_sources(remove, field, mask, grid, source_passes) * valid, valid
 
 
 def radii_between(largest_mm: float, smallest_mm: float, step_mm: float) -> list[float]:

@@ -20,9 +20,7 @@ from qsm_runtime.errors import QsmError
 
 FAILED, INTERRUPTED, TERMINATED, PIPE_CLOSED = 5, 130, 143, 141
 # the base of the parser's errors, wherever this typer version keeps it
-CommandError: type[Exception] = typer.BadParameter.__mro__[
-    2
-]
+CommandError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="qsm",

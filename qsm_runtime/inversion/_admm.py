@@ -24,6 +24,8 @@ Progress = Callable[[float], None] | None
 GRADIENT_PENALTY = 100.0  # rho over lambda: differences below 0.01 ppm a voxel are shrunk to nothing in one step
 DATA_PENALTY = 0.2  # r, for weights near 1
 SUPPORT_PENALTY = 3e-3
+OUTLIER = 6.0  # standard deviations of the residual
+NO_TRUST = np.ones((1, 1, 1), np.float32)
 
 
 def mean_voxels(grid: Grid) -> tuple[float, float, float]:
@@ -56,11 +58,14 @@ class Splitting:
         self.u_y, self.u_p = np.zeros(p.shape, np.float32), np.zeros(p.shape, np.float32)
         self.w = np.zeros((3, *p.shape), np.float32)
         self.old = np.zeros_like(self.field)
+        self.trust = NO_TRUST  # share of each wavelength of the field that susceptibility must explain
 
     def prepare(self, rho: float, r: float, rho_support: float) -> None:
         """Diagonal of the x-update."""
         power = gradient_power(self.plan.shape, self.step_size, rho)
         np.multiply(self.dipole, self.dipole, out=self.solve)
+        if self.trust.size > 1:
+            self.solve *= self.trust
         self.solve *= np.float32(r)
         self.solve += power
         self.solve += np.float32(rho_support)
@@ -96,7 +101,7 @@ class Splitting:
         p, voxel, threshold = self.plan, self.step_size, regularisation / rho
         self.prepare(rho, r, rho_support)
         sums = np.empty((self.mask.shape[0], 2))
-        penalty, support = np.float32(r), np.float32(rho_support)
+        penalty, support, scale = np.float32(r), np.float32(rho_support), np.float32(self.plan.scale)
         rhs = p.real
         for iteration in range(1, max_iterations + 1):
             step(self.y, self.u_y, self.field, self.weight2, penalty)
@@ -105,7 +110,7 @@ class Splitting:
             splitting.support_step(self.x, self.u_p, self.mask, support, rhs)
             p.forward(rhs, self.spectrum)
             p.forward(self.y, self.data)
-            splitting.spectral_step(self.spectrum, self.data, self.dipole, penalty, self.solve)
+            splitting.spectral_step(self.spectrum, self.data, self.dipole, penalty, self.solve, self.trust, scale)
             p.inverse(self.spectrum, self.x)
             p.inverse(self.data, self.y)
             splitting.change(self.x, self.old, self.mask, sums)
@@ -115,6 +120,24 @@ class Splitting:
             if difference <= tolerance**2 * size:
                 return iteration
         return max_iterations
+
+    def leave_smooth_fields(self, beyond: float) -> None:
+        """Let a smooth field h explain what varies over more than `beyond` mean voxels (see weak_harmonic)."""
+        cut = (2 * np.pi / beyond) ** 2
+        power = gradient_power(self.plan.shape, self.step_size)
+        power *= power
+        self.trust = power / (power + np.float32(cut**2))
+
+    def reweight(self, noise_ppm: float) -> None:
+        """MERIT: weights fall as the square of the residual beyond OUTLIER standard deviations."""
+        nx, ny, nz = self.field.shape
+        residual = np.abs(self.y[:nx, :ny, :nz] - self.field)
+        residual *= np.sqrt(self.weight2)
+        seen = residual[self.weight2 > 0]
+        if seen.size == 0:
+            return
+        limit = np.float32(OUTLIER * max(1.4826 * float(np.median(seen)), noise_ppm))
+        self.weight2 *= np.minimum(limit / np.maximum(residual, limit), 1) ** 4
 
     def result(self) -> np.ndarray:
         """The map on the full grid, zero outside the mask."""

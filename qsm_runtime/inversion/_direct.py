@@ -38,7 +38,11 @@ def invert(
     """`inverse(d, scale, last_size)` turns the dipole into scale * H in place and returns c."""
     check(local_ppm, mask, grid)
     box, p = crop(mask, grid)
-    embed(np.where(mask[box.slices], local_ppm[box.slices], np.float32(0)), box._replace(lo=(0, 0, 0), hi=box.size), p.real)
+    embed(
+        np.where(mask[box.slices], local_ppm[box.slices], np.float32(0)),
+        box._replace(lo=(0, 0, 0), hi=box.size),
+        p.real,
+    )
     dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
     kept = inverse(dipole, p.scale, p.shape[2])
     spectrum = p.forward()

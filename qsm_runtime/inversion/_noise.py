@@ -34,9 +34,7 @@ def weights(mask: np.ndarray, grid: Grid, reliability: np.ndarray | None) -> np.
     return np.minimum(reliability * np.float32(1 / np.median(trusted)), np.float32(WEIGHT_MAX)) * mask
 
 
-def chosen(
-    name: str, given: float | str, automatic: Callable[[], float], record: Record
-) -> float:
+def chosen(name: str, given: float | str, automatic: Callable[[], float], record: Record) -> float:
     """The weight to use: `given`, or where it is "auto" what `automatic` finds; handed to `record` either way."""
     if given == "auto":
         value = automatic()

@@ -19,6 +19,8 @@ from qsm_runtime.inversion._phase import phase_scale
 from qsm_runtime.kernels.cg import combine
 from qsm_runtime.kernels.splitting import phase_residual
 
+START_STEPS = 2  # of least squares: brings strong sources within half a turn, from where the descent leads on
+
 
 def ndi(
     local_ppm: np.ndarray,
@@ -49,7 +51,8 @@ def ndi(
     w /= max(float(w.max()), 1.0)
     model = MaskedDipole(local_ppm, w, mask, grid)
     scale = phase_scale(b0_tesla, echo_times_s)
-    x, y = np.zeros_like(model.field), np.zeros_like(model.field)
+    x = model.least_squares(START_STEPS)
+    y = x.copy()
     residual, gradient, old = np.empty_like(x), np.empty_like(x), np.empty_like(x)
     momentum = 1.0
     for iteration in range(max_iterations):

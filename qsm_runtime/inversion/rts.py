@@ -23,8 +23,8 @@ from qsm_runtime.kernels import splitting
 from qsm_runtime.kernels.convolve import extract
 from qsm_runtime.kernels.differences import gradient_power, tv_reflect, tv_update
 
-NOISE_FACTOR = 0.5  # lambda over the noise of the field: step 1 has amplified it
-FLOOR_PPM = 5e-5
+NOISE_FACTOR = 0.35  # lambda over the noise of the field: step 1 has amplified it
+FLOOR_PPM = 2e-4
 
 
 def regularisation_from_noise(noise_ppm: float) -> float:
@@ -38,8 +38,8 @@ def rts(
     grid: Grid,
     *,
     regularisation: float | Literal["auto"] = "auto",
-    threshold: float = 0.15,
-    first_iterations: int = 5,
+    threshold: float = 0.12,
+    first_iterations: int = 8,
     tolerance: float = 0.01,
     max_iterations: int = 20,
     reliability: np.ndarray | None = None,

@@ -63,9 +63,7 @@ def tikhonov(
         axes = []
         for size, count, voxel in zip(sizes, dipole.shape, grid.voxel_mm, strict=True):
             frequency = np.pi * np.arange(count) / size
-            axes.append(
-                (2 * np.sin(frequency) * mean / voxel) ** 2 if penalty == "gradient" else np.full(count, 1 / 3)
-            )
+            axes.append((2 * np.sin(frequency) * mean / voxel) ** 2 if penalty == "gradient" else np.full(count, 1 / 3))
         kept = inverse_filters.ridge(dipole, (axes[0], axes[1], axes[2]), value, scale, last_size)
         return kept if penalty == "identity" else 1.0
 

@@ -152,7 +152,9 @@ class _Level:
         self.voxel_mm = voxel_mm
         self.spans = _spans(mask)
         self.weights = tuple(np.float32(1.0 / v**2) for v in voxel_mm)
-        self.factors = tuple(2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape))
+        self.factors = tuple(
+            2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape, strict=True)
+        )
         self.u, self.rhs, self.work = (np.zeros(mask.shape, np.float32) for _ in range(3))
 
     def coarser(self) -> "_Level":

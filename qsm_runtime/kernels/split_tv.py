@@ -115,19 +115,15 @@ def reflect_data(q, f, k_data, out):
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)
-def solve_spectrum(data, differences, dipole, power, rho_data, rho_tv, scale, out_x, out_ax):
-    """X = scale (rho_data D V + rho_tv Z) / (rho_data D^2 + rho_tv E), X(0) = 0; out_x = X, out_ax = D X."""
+def solve_spectrum(data, differences, normal, power, rho_data, rho_tv, scale):
+    """data <- scale (rho_data data + rho_tv differences) / (rho_data normal + rho_tv power), 0 at k = 0."""
     tiny = np.float32(1e-30)
     for i in prange(data.shape[0]):
         for j in range(data.shape[1]):
             for k in range(data.shape[2]):
-                d = dipole[i, j, k]
-                s = scale / (rho_data * d * d + rho_tv * power[i, j, k] + tiny)
-                x = (rho_data * d * data[i, j, k] + rho_tv * differences[i, j, k]) * s
-                out_x[i, j, k] = x
-                out_ax[i, j, k] = d * x
-    out_x[0, 0, 0] = 0
-    out_ax[0, 0, 0] = 0
+                s = scale / (rho_data * normal[i, j, k] + rho_tv * power[i, j, k] + tiny)
+                data[i, j, k] = (rho_data * data[i, j, k] + rho_tv * differences[i, j, k]) * s
+    data[0, 0, 0] = 0
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)

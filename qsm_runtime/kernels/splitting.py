@@ -29,15 +29,15 @@ def squares_step(y, u, f, w2, r):
 
 
 @njit(parallel=True, cache=True)
-def absolute_step(y, u, f, w2, r):
-    """Weighted absolute differences, w = sqrt(w2)."""
+def absolute_step(y, u, f, w2, r, corner2):
+    """Weighted absolute differences, w = sqrt(w2 corner2)."""
     nx, ny, nz = f.shape
     for i in prange(y.shape[0]):
         for j in range(y.shape[1]):
             if i < nx and j < ny:
                 for k in range(nz):
                     q = y[i, j, k] + u[i, j, k]
-                    t = np.sqrt(w2[i, j, k]) / r
+                    t = np.sqrt(w2[i, j, k] * corner2) / r
                     d = q - f[i, j, k]
                     v = q - min(max(d, -t), t)
                     u[i, j, k] = q - v
@@ -80,15 +80,25 @@ def support_step(x, u, mask, r, rhs):
 
 
 @njit(parallel=True, cache=True)
-def spectral_step(spectrum, data, dipole, r, solve):
-    """spectrum <- (spectrum + r D data) solve, the new F x; data <- D spectrum, the new F y."""
+def spectral_step(spectrum, data, dipole, r, solve, trust, scale):
+    """spectrum <- (spectrum + r g D data) solve, the new F x; data <- data + g (D F x - data), the new F y.
+
+    g = `trust` (one element: 1 everywhere) is the share of each wavelength that x must explain (`solve` carries `scale`); the rest of y is a
+    smooth field h, the minimiser of r |y - D x - h|^2 + b |Laplacian h|^2, g = b K^2 / (r + b K^2).
+    """
+    everywhere = trust.size == 1
     for i in prange(spectrum.shape[0]):
         for j in range(spectrum.shape[1]):
             for k in range(spectrum.shape[2]):
                 d = dipole[i, j, k]
-                s = (spectrum[i, j, k] + (r * d) * data[i, j, k]) * solve[i, j, k]
+                if everywhere:
+                    s = (spectrum[i, j, k] + (r * d) * data[i, j, k]) * solve[i, j, k]
+                    data[i, j, k] = d * s
+                else:
+                    g = trust[i, j, k]
+                    s = (spectrum[i, j, k] + (r * g * d) * data[i, j, k]) * solve[i, j, k]
+                    data[i, j, k] = (1 - g) * scale * data[i, j, k] + g * d * s
                 spectrum[i, j, k] = s
-                data[i, j, k] = d * s
 
 
 @njit(parallel=True, cache=True)

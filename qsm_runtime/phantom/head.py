@@ -88,10 +88,8 @@ def simulate_head(
     # a scan of two voxels refuses bad echo times and field strengths before the work, and says so as any scan does
     tiny = np.tile((0.0, 1.0), (np.size(echo_times_s), 1, 1, 1))
     Scan(tiny, tiny, echo_times_s, b0_tesla, Grid((1, 1, 2)))
-    shape_seed, field_seed, noise_seed = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
-    )
-    anatomy, layout = Anatomy(shape_seed), Layout.of(grid, oversample)
+    shape_rng, field_rng, noise_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
+    anatomy, layout = Anatomy(shape_rng), Layout.of(grid, oversample)
     canvas, hull = _draw(anatomy, layout, b0_tesla, lesions)
     factor, inner = layout.factor, layout.inner
 
@@ -109,9 +107,9 @@ def simulate_head(
     canvas.chi_ppm = np.empty(0, np.float32)
 
     basis = shim_fields(grid)
-    shim(field_ppm, mask, basis, factor, field_seed)
+    shim(field_ppm, mask, basis, factor, field_rng)
     exposure = Exposure(b0_tesla, echo_times_s, peak_snr, bipolar_rad)
-    magnitude, phase_rad = expose(exposure, canvas, field_ppm, basis, layout, field_seed, noise_seed)
+    magnitude, phase_rad = expose(exposure, canvas, field_ppm, basis, layout, field_rng, noise_rng)
     total_ppm = block_mean(field_ppm, factor)
     r2star_hz = block_mean(canvas.r2star_hz[inner], factor)
     truth = Truth(chi_ppm, mask, labels, total_ppm, local_ppm, total_ppm - local_ppm, r2star_hz)

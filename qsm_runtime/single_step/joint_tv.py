@@ -9,7 +9,7 @@ Milovic 2019, 10.1002/mrm.27483). The strong part of the background is taken off
 The weights c = knee / (knee + |g x|) are renewed on the way (Candes 2008, 10.1007/s00041-008-9045-x): a logarithmic
 penalty, which takes the shrinkage off the edges that the plain total variation flattens, and Huber's weight (1964,
 10.1214/aoms/1177703732) is put on voxels that the model cannot explain. Solved by ADMM with over-relaxation
-(kernels/split_tv) from the coarse grid to the fine one.
+(single_step/split) from the coarse grid to the fine one.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,11 @@ from typing import Literal
 
 import numpy as np
 
-from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.single_step.levels import Level, coarser, finer
-from qsm_runtime.single_step.prepare import interior_field, mean_free, noise_ppm
-from qsm_runtime.single_step.split import solve
-
-REGULARISATION_PER_NOISE = 0.28  # lambda in units of noise times voxel size: flat optimum on simulated heads
-SMALLEST = 16  # voxels along an axis, below which a grid is not made coarser
-MODEL_ERROR_PPM = 6e-4  # voxels are no dipoles at their own edges: what a noise-free field still leaves unexplained
+from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.single_step.levels import Level, coarse_to_fine
+from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.split import Fields, TotalVariation, solve, solver_box
 
 
 def joint_tv(
@@ -49,37 +45,20 @@ def joint_tv(
     knee_ppm_per_mm   slope above which the penalty levels off; "inf" is the plain total variation
     outlier_sigmas    residual, in robust standard deviations, from which a voxel's weight falls
     iterations        on each grid from the coarsest to the full one; voxels double in size from one to the next
-    reliability       inverse standard deviation of the field in 1/ppm; voxels of 0 are treated as outside
+    reliability       inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
-    if regularisation != "auto" and not (isinstance(regularisation, int | float) and regularisation > 0):
-        raise UsageError(f'regularisation must be positive or "auto", got {regularisation!r}')
-    for name, value in (("knee_ppm_per_mm", knee_ppm_per_mm), ("outlier_sigmas", outlier_sigmas)):
-        if not value > 0:
-            raise UsageError(f"{name} must be positive, got {value}")
-    if not iterations or min(iterations) < 1:
-        raise UsageError(f"iterations must be one or more counts of 1 or more, got {iterations}")
+    require_positive(knee_ppm_per_mm=knee_ppm_per_mm, outlier_sigmas=outlier_sigmas)
     field, weight = interior_field(total_ppm, mask, grid, reliability)
-    if regularisation == "auto":
-        noise = np.hypot(noise_ppm(field, weight, reliability), MODEL_ERROR_PPM)
-        regularisation = REGULARISATION_PER_NOISE * float(noise) * grid.voxel_volume_mm3 ** (1 / 3)
-        if record is not None:
-            record("regularisation_auto", regularisation)
-    grids = [Level(field, weight, mask.astype(bool), grid.voxel_mm, (1, 1, 1))]
-    while len(grids) < len(iterations) and min(grids[-1].mask.shape) > SMALLEST:
-        grids.append(coarser(grids[-1]))
-    chi = None
-    total, done = sum(n * level.mask.size for n, level in zip(iterations[::-1], grids, strict=False)), 0
-    for depth in range(len(grids) - 1, -1, -1):
-        level, count = grids[depth], iterations[len(iterations) - 1 - depth]
-        stretch = (float(np.prod(level.voxel_mm)) / grid.voxel_volume_mm3) ** (1 / 3)
-        chi = solve(
-            level.field, level.weight, level.mask, level.voxel_mm, grid.b0_dir, regularisation * stretch, count, chi,
-            knee=knee_ppm_per_mm, outlier_sigmas=outlier_sigmas,
-        )  # fmt: skip
-        if depth:
-            chi = finer(chi, level.factors, grids[depth - 1].mask.shape)
-        done += count * level.mask.size
-        if progress is not None:
-            progress(done / total)
-    return mean_free(chi, mask)
+    chosen = chosen_regularisation(regularisation, field, weight, grid, reliability, record)
+
+    def on(level: Level, count: int, start: np.ndarray | None) -> np.ndarray:
+        box = solver_box(level.mask, level.voxel_mm)
+        dipole = dipole_kernel(box.fft_shape, level.voxel_mm, grid.b0_dir)
+        data = Fields([dipole], [level.field], [level.weight], box, outlier_sigmas)
+        prior = TotalVariation(level.mask, box, level.voxel_mm, knee_ppm_per_mm)
+        strength = chosen * level.edge_mm / full.edge_mm
+        return solve(data, prior, box, level.mask.shape, level.voxel_mm, strength, count, start)
+
+    full = Level(field, weight, mask.astype(bool), grid.voxel_mm, (1, 1, 1))
+    return mean_free(coarse_to_fine(full, iterations, on, progress), mask)

@@ -1,12 +1,16 @@
-"""From the full grid to one of coarser voxels and back: where smooth parts of a solution are cheap to find."""
+"""From the full grid to ones of coarser voxels and back: smooth parts of a solution are cheap to find there."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-MOST = 0.8  # share of a block's voxels whose field must be known
-TINY = np.float32(1e-12)
+from qsm_runtime.errors import UsageError
+
 LONG = 1.5  # an axis this many times longer than the shortest is left as it is
+MOST = 0.8  # share of a block's voxels whose field must be known
+SMALLEST = 16  # voxels along an axis, below which a grid is not made coarser
+TINY = np.float32(1e-12)
 
 
 class Level(NamedTuple):
@@ -18,6 +22,10 @@ class Level(NamedTuple):
     voxel_mm: tuple[float, float, float]
     factors: tuple[int, int, int]
 
+    @property
+    def edge_mm(self) -> float:
+        return float(np.prod(self.voxel_mm)) ** (1 / 3)
+
 
 def _blocks(x: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
     """`x` padded with zeros and cut into blocks: (nx, fx, ny, fy, nz, fz)."""
@@ -28,17 +36,15 @@ def _blocks(x: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
 def coarser(level: Level) -> Level:
     """Block means: the field weighted, where most of a block has weight, the mask where any of it is in it."""
     field, weight, mask, voxel_mm, _ = level
-    shortest = min(voxel_mm)
-    fx, fy, fz = (2 if v < LONG * shortest else 1 for v in voxel_mm)
+    fx, fy, fz = (2 if v < LONG * min(voxel_mm) else 1 for v in voxel_mm)
     factors = (fx, fy, fz)
     held = _blocks(weight > 0, factors).mean(axis=(1, 3, 5), dtype=np.float32)
     mean_weight = _blocks(weight, factors).mean(axis=(1, 3, 5))
     mean_field = _blocks(weight * field, factors).mean(axis=(1, 3, 5)) / np.maximum(mean_weight, TINY)
-    whole = held > MOST
     vx, vy, vz = (v * f for v, f in zip(voxel_mm, factors, strict=True))
-    zero = np.float32(0)
+    zero, known = np.float32(0), held > MOST
     return Level(
-        np.where(whole, mean_field, zero), np.where(whole, mean_weight, zero),
+        np.where(known, mean_field, zero), np.where(known, mean_weight, zero),
         _blocks(mask, factors).any(axis=(1, 3, 5)), (vx, vy, vz), factors,
     )  # fmt: skip
 
@@ -48,3 +54,31 @@ def finer(x: np.ndarray, factors: tuple[int, int, int], shape: tuple[int, int, i
     for axis, factor in enumerate(factors):
         x = np.repeat(x, factor, axis) if factor > 1 else x
     return np.ascontiguousarray(x[tuple(slice(n) for n in shape)])
+
+
+def coarse_to_fine(
+    full: Level,
+    iterations: tuple[int, ...],
+    solve: Callable[[Level, int, np.ndarray | None], np.ndarray],
+    progress: Callable[[float], None] | None,
+) -> np.ndarray:
+    """`solve(level, iterations, start)` on each grid from the coarsest to the full one, each starting from the last.
+
+    Raises UsageError unless `iterations` holds one or more counts of 1 or more.
+    """
+    if not iterations or min(iterations) < 1:
+        raise UsageError(f"iterations must be one or more counts of 1 or more, got {iterations}")
+    grids = [full]
+    while len(grids) < len(iterations) and min(grids[-1].mask.shape) > SMALLEST:
+        grids.append(coarser(grids[-1]))
+    counts = iterations[::-1]
+    work = [n * level.mask.size for n, level in zip(counts, grids, strict=False)]
+    x = None
+    for depth in range(len(grids) - 1, 0, -1):
+        x = finer(solve(grids[depth], counts[depth], x), grids[depth].factors, grids[depth - 1].mask.shape)
+        if progress is not None:
+            progress(sum(work[depth:]) / sum(work))
+    x = solve(full, counts[0], x)
+    if progress is not None:
+        progress(1.0)
+    return x

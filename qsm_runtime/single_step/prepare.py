@@ -1,9 +1,12 @@
 """What every single-step method asks of its input: a checked field, freed of the background that boundaries give."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 from scipy.ndimage import binary_erosion
 
-from qsm_runtime.errors import InputError, ReconstructionError
+from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.noise_level import noise_level
@@ -11,6 +14,15 @@ from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
 
 POISSON_TOLERANCE = 1e-5  # of the Laplacian's norm
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
+REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
+MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
+
+
+def require_positive(**options: float) -> None:
+    """Raise UsageError that names the first option that is not a positive number."""
+    for name, value in options.items():
+        if not value > 0:
+            raise UsageError(f"{name} must be positive, got {value}")
 
 
 def checked_field(
@@ -57,10 +69,28 @@ def interior_field(
     return field, weight
 
 
-def noise_ppm(field: np.ndarray, weight: np.ndarray, reliability: np.ndarray | None) -> float:
-    """Standard deviation of the field's noise: 1 / median reliability, or measured where no reliability is given."""
+def chosen_regularisation(
+    regularisation: float | Literal["auto"],
+    field: np.ndarray,
+    weight: np.ndarray,
+    grid: Grid,
+    reliability: np.ndarray | None,
+    record: Callable[[str, object], None] | None,
+) -> float:
+    """lambda in ppm mm; "auto": in proportion to the field's noise (1 / median reliability, or measured) and recorded.
+
+    The proportion is that of voxel-wise differences: a threshold that noise passes as rarely on any grid.
+    """
+    if regularisation != "auto":
+        if not (isinstance(regularisation, int | float) and regularisation > 0):
+            raise UsageError(f'regularisation must be positive or "auto", got {regularisation!r}')
+        return float(regularisation)
     inside = weight > 0
-    return noise_level(field, inside) if reliability is None else float(1.0 / np.median(reliability[inside]))
+    noise = noise_level(field, inside) if reliability is None else float(1.0 / np.median(reliability[inside]))
+    chosen = REGULARISATION_PER_NOISE * float(np.hypot(noise, MODEL_ERROR_PPM)) * grid.voxel_volume_mm3 ** (1 / 3)
+    if record is not None:
+        record("regularisation_auto", chosen)
+    return chosen
 
 
 def mean_free(chi_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
