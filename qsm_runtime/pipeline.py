@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qsm_runtime import stages
+from qsm_runtime.background.repair import repair
 from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import box_of
@@ -148,7 +149,9 @@ def reconstruct(
     if "single_step" in recipe.steps:
         chi_ppm, valid = run("single_step", total_ppm, mask, grid), mask
     else:
-        local_ppm, valid = run("background", total_ppm, mask, grid)
+        # a voxel that the fit cannot explain would spread its error over the whole local field
+        repaired_ppm = repair(total_ppm, mask, grid, reliability=reliability)
+        local_ppm, valid = run("background", repaired_ppm, mask, grid)
         chi_ppm = run("inversion", local_ppm, valid, grid)
     if not np.isfinite(chi_ppm).all():
         raise ReconstructionError("the inversion diverged (values that are not finite); try another method or option")

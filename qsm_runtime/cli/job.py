@@ -87,7 +87,12 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
     with progress.step("write"):
         maps = {"chi": result.chi_ppm} | {name: _map(result, name) for name in job.save}
         outputs: dict[str, Path] = io.write_maps(
-            job.output, acquisition, maps, _record(job, result), overwrite=job.overwrite, threads=job.threads
+            job.output,
+            acquisition,
+            maps,
+            _record(job, acquisition, result),
+            overwrite=job.overwrite,
+            threads=job.threads,
         )
     if job.picture:
         with progress.step("picture"):
@@ -144,11 +149,13 @@ def _said(recipe: Recipe) -> str:
     return f"{recipe.name}: " + ", ".join(recipe.steps[s].method for s in shown if s in recipe.steps)
 
 
-def _record(job: Job, result: pipeline.Result) -> dict[str, Any]:
+def _record(job: Job, acquisition: io.Acquisition, result: pipeline.Result) -> dict[str, Any]:
     """Fields for the sidecars."""
     made = dict(result.record)
     recipe, reference = made["recipe"], made["reference"]
     options = {stage: values for stage, values in recipe.items() if isinstance(values, dict)}
+    if acquisition.mask is not None:  # the last file read
+        options["mask"] = {"method": "user", "file": acquisition.source_paths[-1].name}
     return {
         "EstimationAlgorithm": ", ".join(f"{stage} {values['method']}" for stage, values in options.items()),
         "Recipe": recipe["name"],

@@ -29,6 +29,7 @@ class Progress:
         self.seconds: dict[str, float] = {}  # of the steps timed here
         self._bars: Any = None
         self._task: Any = None
+        self._ended = ""  # a method may say itself that it is done, before the pipeline does
 
     def __enter__(self) -> "Progress":
         if not self.quiet and sys.stderr.isatty():
@@ -83,7 +84,10 @@ class Progress:
             if self._task is None:
                 self._task = self._bars.add_task(name, total=None)
             self._bars.update(self._task, description=name, total=1 if fraction else None, completed=fraction)
-        if fraction >= 1:
+        if fraction < 1:
+            self._ended = ""
+        elif self._ended != name:
+            self._ended = name
             if self._bars and self._task is not None:
                 self._bars.remove_task(self._task)
                 self._task = None

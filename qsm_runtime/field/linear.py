@@ -64,4 +64,4 @@ def _fit(
     rate, deviation = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.float32)
     te_s = np.asarray(echo_times_s, np.float64)
     fit_line(phase_rad, magnitude, te_s, mask, noise, iterations, rate, deviation)
-    return in_ppm(rate, deviation, b0_tesla)
+    return in_ppm(rate, deviation, b0_tesla, echo_times_s[0])

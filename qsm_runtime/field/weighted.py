@@ -14,6 +14,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.echo_fit import combine_echoes, noise_level, spread_across_voxel
 from qsm_runtime.units import rad_per_ppm
 
+LOST_RAD = 0.5  # standard deviation of a phase above which its branch cannot be told
 _NO_SPREAD = np.empty((0, 0, 0), np.float32)
 
 
@@ -34,7 +35,7 @@ def weighted(
     magnitude   float32 (echo, x, y, z); mask bool (x, y, z)
     dephasing   rad of bias per rad^2 of phase spread across a voxel, >= 0; 0 is the plain (m TE)^2 weighting
 
-    Reliability is 0 outside the mask and where no echo has signal. Raises UsageError, ReconstructionError.
+    Reliability is 0 outside the mask, and where no echo has signal or the field cannot be told. Raises UsageError, ReconstructionError.
     """
     if not dephasing >= 0:
         raise UsageError(f"field.dephasing must not be negative, got {dephasing}")
@@ -48,11 +49,18 @@ def weighted(
         spread = np.empty(grid.shape, np.float32)
         spread_across_voxel(rate, mask, spread)
         combine_echoes(phase_rad, magnitude, te_s, mask, spread, dephasing, noise, rate, deviation)
-    return in_ppm(rate, deviation, b0_tesla)
+    return in_ppm(rate, deviation, b0_tesla, echo_times_s[0])
 
 
-def in_ppm(rate: np.ndarray, deviation: np.ndarray, b0_tesla: float) -> tuple[np.ndarray, np.ndarray]:
-    """(total_ppm, reliability) from a rate and its standard deviation in rad/s; reliability 0 where that is 0."""
+def in_ppm(
+    rate: np.ndarray, deviation: np.ndarray, b0_tesla: float, first_echo_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(total_ppm, reliability) from a rate and its standard deviation in rad/s.
+
+    Reliability is 0 where nothing was fitted, and where the phase of the first echo is uncertain by more than
+    LOST_RAD: its branch is a guess there.
+    """
     rad_per_s_ppm = np.float32(rad_per_ppm(b0_tesla, 1.0))
-    reliability = np.divide(rad_per_s_ppm, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    known = (deviation > 0) & (deviation * np.float32(first_echo_s) < LOST_RAD)
+    reliability = np.divide(rad_per_s_ppm, deviation, out=np.zeros_like(deviation), where=known)
     return rate / rad_per_s_ppm, reliability

@@ -50,7 +50,7 @@ class Splitting:
         self.shape = grid.shape
         self.mask = np.ascontiguousarray(mask[inner])
         self.weight2 = np.where(self.mask, weight2[inner], np.float32(0))
-        self.field = np.where(self.mask, local_ppm[inner], np.float32(0))
+        self.field = np.where(self.weight2 > 0, local_ppm[inner], np.float32(0))
         self.dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
         self.x, self.y = p.new_real(), p.new_real()
         self.spectrum, self.data = p.new_spectrum(), p.new_spectrum()
@@ -136,7 +136,7 @@ class Splitting:
         seen = residual[self.weight2 > 0]
         if seen.size == 0:
             return
-        limit = np.float32(OUTLIER * max(1.4826 * float(np.median(seen)), noise_ppm))
+        limit = np.float32(max(OUTLIER * max(1.4826 * float(np.median(seen)), noise_ppm), 1e-12))
         self.weight2 *= np.minimum(limit / np.maximum(residual, limit), 1) ** 4
 
     def result(self) -> np.ndarray:

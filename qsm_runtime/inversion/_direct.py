@@ -17,6 +17,13 @@ from qsm_runtime.kernels.fft import Plan, plan
 MARGIN_MM = 16.0  # zeros beyond the mask: keeps the periodic images of the sources away
 
 
+def part(progress: Callable[[float], None] | None, first: float, last: float) -> Callable[[float], None] | None:
+    """`progress` for a part of the work that runs from `first` to `last` of the whole."""
+    if progress is None:
+        return None
+    return lambda done: progress(first + (last - first) * done)
+
+
 def check(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
     """Shapes fit and the mask is not empty."""
     grid.check(local_ppm, "local_ppm")

@@ -14,7 +14,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting
-from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.splitting import absolute_step, squares_step
@@ -60,7 +60,19 @@ def hdqsm(
         absolute_step(y, u, f, w2, r, corner2)
 
     state.start()
-    state.run(absolute, regularisation=value, tolerance=tolerance, max_iterations=first_iterations)
+    state.run(
+        absolute,
+        regularisation=value,
+        tolerance=tolerance,
+        max_iterations=first_iterations,
+        progress=part(progress, 0.0, 0.4),
+    )
     state.reweight(noise)
-    state.run(squares_step, regularisation=value, tolerance=tolerance, max_iterations=max_iterations, progress=progress)
+    state.run(
+        squares_step,
+        regularisation=value,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=part(progress, 0.4, 1.0),
+    )
     return state.result()

@@ -14,7 +14,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import mean_voxels
-from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import cg
@@ -62,7 +62,7 @@ def ilsqr(
         model.field,
         tolerance=tolerance,
         max_iterations=max_iterations,
-        progress=progress,
+        progress=part(progress, 0.0, 0.5),
     )
     p, voxel = model.plan, mean_voxels(grid)
     flat = _flat(model, mask[model.box.slices], voxel)
@@ -91,7 +91,7 @@ def ilsqr(
         tolerance=tolerance,
         max_iterations=streak_iterations,
         spectrum_of=p.shape[2],
-        progress=progress,
+        progress=part(progress, 0.5, 1.0),
     )
     streaks *= cone
     return model.result(first - extract(p.inverse(streaks), model.box, grid.shape)[model.box.slices])

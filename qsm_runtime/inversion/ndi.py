@@ -2,8 +2,8 @@
 
 Source: Polak 2020, 10.1002/nbm.4271.
 minimise  |W (exp(i s D x) - exp(i s f))|^2 / (2 s^2),  x = 0 outside the mask,  s rad a ppm
-by  x <- x - tau S D W^2 sin(s (D x - f)) / s, with Nesterov's momentum, so that n steps go as far as about n^2 / 4 plain
-ones; the number of steps is the regularisation.
+by  x <- x - tau S D W^2 sin(s (D x - f)) / s, with Nesterov's momentum, so that n steps go as far as about n^2 / 4
+plain ones; the number of steps is the regularisation.
 """
 
 from collections.abc import Callable

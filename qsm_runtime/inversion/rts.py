@@ -16,7 +16,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import GRADIENT_PENALTY, SUPPORT_PENALTY, mean_voxels
-from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import splitting
@@ -67,8 +67,8 @@ def rts(
         "rts", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
     )
     model = MaskedDipole(local_ppm, weights(mask, grid, reliability), mask, grid)
-    first = model.least_squares(first_iterations, penalty=threshold**2)
-    return _fill_cone(model, first, grid, value, threshold, tolerance, max_iterations, progress)
+    first = model.least_squares(first_iterations, penalty=threshold**2, progress=part(progress, 0.0, 0.6))
+    return _fill_cone(model, first, grid, value, threshold, tolerance, max_iterations, part(progress, 0.6, 1.0))
 
 
 def _fill_cone(

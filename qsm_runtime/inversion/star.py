@@ -13,7 +13,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting
-from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.inversion.tv import regularisation_from_noise
@@ -58,21 +58,25 @@ def star(
         "star", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
     )
 
-    def level(field_ppm: np.ndarray, weight: float, iterations: int) -> np.ndarray:
+    def level(field_ppm: np.ndarray, weight: float, iterations: int, first: float, last: float) -> np.ndarray:
         state = Splitting(field_ppm, w * w, mask, grid)
         state.start()
         state.run(
-            squares_step, regularisation=weight, tolerance=tolerance, max_iterations=iterations, progress=progress
+            squares_step,
+            regularisation=weight,
+            tolerance=tolerance,
+            max_iterations=iterations,
+            progress=part(progress, first, last),
         )
         return state.result()
 
-    strong = level(local_ppm, STRONG_FACTOR * value, int(FIRST_SHARE * max_iterations))
+    strong = level(local_ppm, STRONG_FACTOR * value, int(FIRST_SHARE * max_iterations), 0.0, 0.4)
     strong[np.abs(strong) < strong_ppm] = 0
     if not strong.any():
-        return level(local_ppm, value, max_iterations)
+        return level(local_ppm, value, max_iterations, 0.4, 1.0)
     model = MaskedDipole(local_ppm, w, mask, grid)
     inner = model.box.slices
     known = model.field_of(np.ascontiguousarray(strong[inner]), np.empty_like(model.field))
     rest = np.zeros(grid.shape, np.float32)
     rest[inner] = model.field - known
-    return strong + level(rest, value, max_iterations)
+    return strong + level(rest, value, max_iterations, 0.4, 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting
-from qsm_runtime.inversion._direct import check
+from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.kernels.splitting import squares_step
 
@@ -32,8 +32,9 @@ def tv(
     grid: Grid,
     *,
     regularisation: float | Literal["auto"] = "auto",
-    tolerance: float = 0.01,
+    tolerance: float = 0.005,
     max_iterations: int = 60,
+    outlier_rounds: int = 1,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
     record: Record = None,
@@ -44,24 +45,29 @@ def tv(
     mask            bool (x, y, z)
     regularisation  lambda in ppm; "auto" takes it from the noise
     tolerance       stop when an iteration changes the map by less than this share of its norm
+    max_iterations  of all rounds together
+    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight; 0 trusts every voxel
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
     """
     check(local_ppm, mask, grid)
-    if not tolerance >= 0 or max_iterations < 1:
-        raise UsageError("tv: tolerance must not be negative and max_iterations at least 1")
+    if not tolerance >= 0 or max_iterations < 1 or outlier_rounds < 0:
+        raise UsageError("tv: tolerance and outlier_rounds must not be negative, max_iterations at least 1")
     w = weights(mask, grid, reliability)
-    value = chosen(
-        "tv", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
-    )
+    noise = noise_ppm(local_ppm, mask, reliability)
+    value = chosen("tv", regularisation, lambda: regularisation_from_noise(noise), record)
     state = Splitting(local_ppm, w * w, mask, grid)
     state.start()
-    state.run(
-        squares_step,
-        regularisation=value,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        progress=progress,
-    )
+    rounds = outlier_rounds + 1
+    for done in range(rounds):
+        if done:
+            state.reweight(noise)
+        state.run(
+            squares_step,
+            regularisation=value,
+            tolerance=tolerance,
+            max_iterations=max(1, max_iterations // rounds),
+            progress=part(progress, done / rounds, (done + 1) / rounds),
+        )
     return state.result()

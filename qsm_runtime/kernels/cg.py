@@ -209,8 +209,8 @@ def lsqr(
 ) -> tuple[np.ndarray, int]:
     """Least squares min |A x - rhs| by LSQR from x = 0; returns (x, iterations).
 
-    x_like gives the unknown's shape and dtype; `spectrum_of` speaks of whichever side is complex. Stops when |A^T r| <= tolerance |A| |r| or |r| <= tolerance |rhs|,
-    |A| being the Frobenius norm of the bidiagonal so far.
+    x_like gives the unknown's shape and dtype; `spectrum_of` speaks of whichever side is complex.
+    Stops when |A^T r| <= tolerance |A| |r| or |r| <= tolerance |rhs|; |A| is the Frobenius norm of the bidiagonal.
     """
     g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
     x, w = np.zeros_like(x_like), g.v.copy()

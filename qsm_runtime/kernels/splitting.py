@@ -83,8 +83,9 @@ def support_step(x, u, mask, r, rhs):
 def spectral_step(spectrum, data, dipole, r, solve, trust, scale):
     """spectrum <- (spectrum + r g D data) solve, the new F x; data <- data + g (D F x - data), the new F y.
 
-    g = `trust` (one element: 1 everywhere) is the share of each wavelength that x must explain (`solve` carries `scale`); the rest of y is a
-    smooth field h, the minimiser of r |y - D x - h|^2 + b |Laplacian h|^2, g = b K^2 / (r + b K^2).
+    g = `trust` (one element: 1 everywhere) is the share of each wavelength that x must explain; `solve` carries
+    `scale`. The rest of y is a smooth field h, the minimiser of r |y - D x - h|^2 + b |Laplacian h|^2,
+    g = b K^2 / (r + b K^2).
     """
     everywhere = trust.size == 1
     for i in prange(spectrum.shape[0]):

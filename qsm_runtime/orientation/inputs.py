@@ -41,7 +41,7 @@ def quadratic_rows(directions: np.ndarray) -> np.ndarray:
 
 
 def fit_quadratic_form(local_ppm: np.ndarray, directions: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
-    """T (6, x, y, z) float32 that fits the fields best, zero outside the mask; InputError where it is not determined."""
+    """T (6, x, y, z) float32 that fits best, zero outside the mask; InputError where it is not determined."""
     rows = quadratic_rows(directions)
     weakest = float(np.linalg.svd(rows, compute_uv=False)[-1]) / np.sqrt(len(rows))
     if weakest < LEAST_SINGULAR_VALUE:

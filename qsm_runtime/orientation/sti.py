@@ -1,7 +1,8 @@
 """Susceptibility tensor imaging: all six components from six or more orientations.
 
 Source: Liu 2010, 10.1002/mrm.22482.
-    F_i(k) = b_i^T (X/3) b_i - (b_i.k)(k^T X b_i)/|k|^2 = b_i^T T b_i,    T = (A X + X A)/2,  A = I/3 - P,  P = k k^T/|k|^2
+    F_i(k) = b_i^T (X/3) b_i - (b_i.k)(k^T X b_i)/|k|^2 = b_i^T T b_i
+    T = (A X + X A)/2,  A = I/3 - P,  P = k k^T/|k|^2
 The orientations measure the quadratic form T alone, the same at every k, so it is fitted once to the fields
 themselves. T and X share a basis with k as an axis, where A is diagonal (1/3 across k, -2/3 along it), hence
     X = 3 Q T Q - 3/2 P T P - 6 (P T Q + Q T P),    Q = I - P,    X(0) = 0

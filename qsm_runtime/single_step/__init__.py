@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from qsm_runtime.single_step.joint_tv import joint_tv
+from qsm_runtime.single_step.ln_qsm import ln_qsm
+from qsm_runtime.single_step.ss_tv import ss_tv
+from qsm_runtime.single_step.tfi import tfi
 from qsm_runtime.single_step.tgv import tgv
 
-METHODS: dict[str, Callable] = {"joint_tv": joint_tv, "tgv": tgv}
+METHODS: dict[str, Callable] = {"joint_tv": joint_tv, "ln_qsm": ln_qsm, "ss_tv": ss_tv, "tfi": tfi, "tgv": tgv}

@@ -14,7 +14,7 @@ TINY = np.float32(1e-12)
 
 
 class Level(NamedTuple):
-    """Field, weight and mask on one grid, its voxel size, and how many voxels of the next finer grid it joins an axis."""
+    """Field, weight and mask on one grid, its voxel size, and the next finer grid's voxels in one of its own."""
 
     field: np.ndarray
     weight: np.ndarray

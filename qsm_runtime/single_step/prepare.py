@@ -43,7 +43,9 @@ def checked_field(
     mean = float(total_ppm.mean(where=trusted, dtype=np.float64))
     if not np.isfinite(mean):
         bad = int(np.count_nonzero(~np.isfinite(total_ppm) & trusted))
-        raise InputError(f"total_ppm is not finite in {bad} voxels of the mask: repair them or take them out of the mask")
+        raise InputError(
+            f"total_ppm is not finite in {bad} voxels of the mask: repair them or take them out of the mask"
+        )
     return np.where(trusted, total_ppm - np.float32(mean), np.float32(0)).astype(np.float32, copy=False), trusted
 
 

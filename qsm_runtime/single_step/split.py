@@ -15,6 +15,7 @@ from qsm_runtime.kernels import split_tv as loops
 from qsm_runtime.kernels.convolve import Box, box_of, embed, extract, multiply
 from qsm_runtime.kernels.differences import gradient_power
 from qsm_runtime.kernels.fft import Plan
+from qsm_runtime.kernels.sphere import six_neighbours
 
 MARGIN_MM = 10.0  # free sources around the mask's box
 RHO_DATA = 0.1  # multiplier step of v = A x, the weights W being about 1
@@ -22,7 +23,6 @@ RHO_TV_PER_LAMBDA = 40.0  # of z = g x: thresholds start at 0.025 ppm/mm, about 
 RELAXATION = np.float32(1.6)
 RENEW_EVERY = 4  # iterations between renewals of the weights
 RENEW_AFTER = 8  # before that a residual tells how far the solution is, not what the model cannot explain
-SLOPE_STEPS = 3  # of the slope field an iteration
 ROBUST = 1.4826  # standard deviation over median magnitude, Gaussian
 
 
@@ -42,11 +42,15 @@ class Prior(Protocol):
 
 
 class TotalVariation:
-    """R = sum c |g x|."""
+    """R = sum c |g x|.
+
+    c stays 1 on the mask's outermost layer, which holds no data: jumps made cheap there would stand for background.
+    """
 
     def __init__(self, mask: np.ndarray, box: Box, voxel_mm: tuple[float, float, float], knee: float) -> None:
         self.free = np.empty(box.fft_shape, np.uint8)
-        loops.free_differences(embed(mask, box, np.empty(box.fft_shape, np.float32)) > 0, self.free)
+        inside = embed(mask, box, np.empty(box.fft_shape, np.float32)) > 0
+        loops.mark_differences(inside, six_neighbours(inside), self.free)
         self.steps = tuple(np.float32(1.0 / v) for v in voxel_mm)
         self.knee, self.threshold = np.float32(knee), np.float32(1.0 / RHO_TV_PER_LAMBDA)
         self.weight = np.ones(box.fft_shape, np.float32)
@@ -67,7 +71,7 @@ class TotalVariation:
 
 
 class GeneralisedVariation(TotalVariation):
-    """R = min_s sum c (|g x - s| + ratio |E s|), ratio in mm."""
+    """R = min_s sum c |g x - s| + ratio |E s|, ratio in mm."""
 
     def __init__(
         self, mask: np.ndarray, box: Box, voxel_mm: tuple[float, float, float], knee: float, ratio_mm: float
@@ -82,11 +86,8 @@ class GeneralisedVariation(TotalVariation):
 
     def update(self, x: np.ndarray) -> None:
         split_tgv.update_first(x, self.w, self.s, self.threshold, self.weight, self.free, *self.steps, RELAXATION)
-        for _ in range(SLOPE_STEPS):
-            split_tgv.update_slope(
-                self.w, self.s, self.s_bar, self.e, self.threshold, self.weight, self.free, *self.steps
-            )  # fmt: skip
-            split_tgv.update_bend(self.s_bar, self.e, self.bend, self.free, *self.steps)
+        split_tgv.update_slope(self.w, self.s, self.s_bar, self.e, self.threshold, self.weight, self.free, *self.steps)
+        split_tgv.update_bend(self.s_bar, self.e, self.bend, self.free, *self.steps)
 
 
 class Fields:

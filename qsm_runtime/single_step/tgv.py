@@ -6,7 +6,7 @@ Source: Langkammer, Bredies, Poser, Barth, Reishofer, Fan, Bilgic, Fazekas, Main
 The constraint has no boundary values, so psi is D x - f up to any function harmonic in the mask: the same as fitting
 D x, x free outside the mask, to the field less its harmonic part. In that form x is solved for in k-space (ADMM, coarse
 to fine) and the number of iterations no longer grows with the distance that a stencil has to carry boundary values.
-    TGV(x) = min_s sum c (lambda |g x - s| + lambda ratio |E s|),  E s = (grad s + grad s^T) / 2
+    TGV(x) = min_s sum c lambda |g x - s| + lambda ratio |E s|,  E s = (grad s + grad s^T) / 2
 The weights c = knee / (knee + |g x|) are renewed on the way (Candes 2008, 10.1007/s00041-008-9045-x).
 """
 
@@ -28,7 +28,7 @@ def tgv(
     grid: Grid,
     *,
     regularisation: float | Literal["auto"] = "auto",
-    ratio_mm: float = 2.0,
+    ratio_mm: float = 4.0,
     knee_ppm_per_mm: float = 0.005,
     outlier_sigmas: float = 5.0,
     iterations: tuple[int, ...] = (100, 50, 24),

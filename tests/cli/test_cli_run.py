@@ -138,6 +138,7 @@ def test_own_mask_and_region(qsm, dataset, recipe, truth, tmp_path):
     assert scan["mask_voxels"] <= np.count_nonzero(load(mask))
     record = json.loads(Path(scan["outputs"]["chi"]).with_name("sub-sim_Chimap.json").read_text())
     assert record["ReferenceRegion"] == "region sub-sim_mask.nii.gz"
+    assert record["Options"]["mask"] == {"method": "user", "file": "sub-sim_mask.nii.gz"}
 
 
 def test_options_reach_their_methods(qsm, dataset, recipe, tmp_path):
