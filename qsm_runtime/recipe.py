@@ -5,7 +5,8 @@
     method = "vsharp"
     radius_mm = 12
 
-A recipe has either `inversion` (with `background`) or `single_step`.
+With `single_step` in it, a recipe's `background` and `inversion` are idle: they are there for whoever chooses one of
+the two instead (`--background lbv`), and need not be.
 """
 
 import tomllib
@@ -19,6 +20,7 @@ from qsm_runtime import stages
 from qsm_runtime.errors import InputError, UsageError
 
 PACKAGED = "qsm_runtime.recipes"
+TWO_STEPS = ("background", "inversion")
 
 
 @dataclass(frozen=True)
@@ -43,30 +45,32 @@ class Recipe:
             stages.method(stage, step.method)
             options = {k: stages.check_option(stage, step.method, k, v) for k, v in step.options.items()}
             checked[stage] = Step(step.method, options)
-        if "single_step" in checked:
-            checked.pop("background", None)
-            checked.pop("inversion", None)
-        missing = [s for s in stages.STAGES if s not in checked and s not in ("background", "inversion", "single_step")]
-        if "single_step" not in checked:
-            missing += [s for s in ("background", "inversion") if s not in checked]
+        idle = TWO_STEPS if "single_step" in checked else ("single_step",)
+        missing = [s for s in stages.STAGES if s not in checked and s not in idle]
         if missing:
             raise UsageError(f"recipe {self.name} has no method for: {', '.join(missing)}")
         object.__setattr__(self, "steps", checked)
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The stages that run, in order."""
+        idle = TWO_STEPS if "single_step" in self.steps else ()
+        return tuple(s for s in stages.STAGES if s in self.steps and s not in idle)
+
     def with_method(self, stage: str, method: str) -> "Recipe":
-        """This recipe with another method at one stage, at its defaults; inversion and single_step exclude each
-        other: choosing one drops the other (and a background method must be there for an inversion)."""
+        """This recipe with another method at one stage, at its defaults. Choosing a background or an inversion method
+        drops `single_step`."""
         steps = dict(self.steps)
         if stage not in steps or steps[stage].method != method:
             steps[stage] = Step(method)
-        if stage in ("inversion", "background"):
+        if stage in TWO_STEPS:
             steps.pop("single_step", None)
         return replace(self, name=f"{self.name}*".replace("**", "*"), steps=steps)
 
     def with_option(self, stage: str, option: str, value: Any) -> "Recipe":
         """This recipe with one option set. Raises UsageError for a stage that the recipe does not use."""
-        if stage not in self.steps:
-            raise UsageError(stages.unknown("stage of this recipe", stage, self.steps))
+        if stage not in self.used:
+            raise UsageError(stages.unknown("stage of this recipe", stage, self.used))
         step = self.steps[stage]
         steps = {**self.steps, stage: Step(step.method, {**step.options, option: value})}
         return replace(self, name=f"{self.name}*".replace("**", "*"), steps=steps)
@@ -75,7 +79,7 @@ class Recipe:
         """Plain values for TOML, JSON and sidecars: every option, defaults included."""
         out: dict[str, Any] = {"name": self.name, "description": self.description}
         for stage in stages.STAGES:
-            if stage in self.steps:
+            if stage in self.used:
                 step = self.steps[stage]
                 known = stages.options(stages.method(stage, step.method))
                 values = {o.name: o.default for o in known.values()} | dict(step.options)

@@ -2,11 +2,12 @@
 
 Liu 2011, 10.1002/nbm.1670
 
-    min_x |W (f - D (1 - M) x)|^2,   f_local = f - D (1 - M) x
+    min_y |W (f - D w y)|^2,   f_local = f - D w y        w = 0 in the mask
 
-Conjugate gradients from x = 0: what is explained late is the local field that outside dipoles mimic only with great
-effort, so the iteration stops early, where the residual has fallen to the tolerance. Dipoles stand in every voxel
-outside the mask, out to the padded array's rim; padding keeps periodic images away.
+Conjugate gradients from y = 0: what is explained late is the local field that outside dipoles mimic only with great
+effort, so the iteration stops early. Dipoles stand in every voxel outside the mask up to the padded array's rim. Close
+to the mask they can mimic any field of its outermost voxels, tissue or not: w rises from there over NEAR_MM, and the
+boundary voxels are not called valid. The repetitions of sources.py start from the dipoles found before.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,17 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.cg import cg
 from qsm_runtime.kernels.convolve import box_of, convolve, embed, extract
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.distance import distance_outside
+from qsm_runtime.kernels.sphere import six_neighbours
+
+NEAR_MM = 10.0
 
 
 def pdf(
@@ -28,44 +34,62 @@ def pdf(
     grid: Grid,
     *,
     reliability: np.ndarray | None = None,
-    padding_mm: float = 40.0,
-    tolerance: float = 1e-2,
-    max_iterations: int = 60,
+    padding_mm: float = 20.0,
+    tolerance: float = 3e-3,
+    max_iterations: int = 30,
+    source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Local field in ppm (float32) and the voxels where it is valid: the whole mask.
+    """Local field in ppm (float32) and the voxels where it is valid: the mask without its boundary voxels.
 
     total_ppm       float32 (x, y, z), total field in ppm
     mask            bool (x, y, z)
     reliability     float32 (x, y, z), inverse noise level in 1/ppm, 0 where the field is not known; None: the same
     padding_mm      room for dipoles around the mask
     tolerance       relative residual of the normal equations at which the iteration stops
-    max_iterations  iterations at most
+    max_iterations  iterations at most, in each pass
+    source_passes   repetitions that give the sources' own smooth field back (sources.py); 0 is the paper's method
     """
     require(padding_mm > 0, "padding_mm", "above 0", padding_mm)
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
+    require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
+    valid = six_neighbours(mask)
+    refuse_empty(valid, "PDF", max(grid.voxel_mm))
     weight = mask.astype(np.float32) if reliability is None else data_weight(reliability, mask, grid)
 
-    margin = tuple(2 * int(np.ceil(padding_mm / v)) for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    padding = tuple(int(np.ceil(padding_mm / v)) for v in grid.voxel_mm)
+    box = box_of(mask, tuple(2 * n for n in padding))
     plan = fft.plan(box.fft_shape)
     dipole = dipole_kernel(plan.shape, grid.voxel_mm, grid.b0_dir, plan.scale)
     weight2 = embed(weight**2, box, plan.new_real())
-    outside = embed(mask, box, plan.new_real()) == 0
+    # the array is periodic: in its middle the mask has room on both sides
+    centred = np.roll(embed(mask, box, plan.real), padding, (0, 1, 2)) > 0
+    away = np.minimum(distance_outside(centred, grid.voxel_mm) / np.float32(NEAR_MM), 1)
+    away = np.ascontiguousarray(np.roll(away, [-n for n in padding], (0, 1, 2)))
+    rhs, dipoles = plan.new_real(), plan.new_real()
+    dipoles[...] = 0
 
-    def apply(x: np.ndarray, out: np.ndarray) -> None:
-        """(1 - M) D W^2 D (1 - M) x; x is zero in the mask"""
-        _weigh(convolve(x, dipole, plan, out), weight2)
-        _weigh(convolve(out, dipole, plan, out), outside)
+    def adjoint(residual: np.ndarray, out: np.ndarray) -> None:
+        """w D W^2 residual"""
+        _product(residual, weight2, out)
+        _product(convolve(out, dipole, plan, out), away, out)
 
-    rhs = embed(field, box, plan.new_real())
-    _weigh(rhs, weight2)
-    _weigh(convolve(rhs, dipole, plan, rhs), outside)
-    sources, _ = cg(apply, rhs, tolerance=tolerance, max_iterations=max_iterations, progress=progress)
-    background = extract(convolve(sources, dipole, plan, sources), box, grid.shape)
-    return np.where(mask, field - background, np.float32(0)), mask.copy()
+    def apply(y: np.ndarray, out: np.ndarray) -> None:
+        _product(y, away, out)
+        adjoint(convolve(out, dipole, plan, out), out)
+
+    def remove(field: np.ndarray) -> np.ndarray:
+        nonlocal dipoles
+        data = embed(field, box, plan.new_real())
+        adjoint(data, rhs)
+        dipoles, _ = cg(apply, rhs, tolerance=tolerance, max_iterations=max_iterations, x0=dipoles, progress=progress)
+        _product(dipoles, away, data)
+        return (field - extract(convolve(data, dipole, plan, data), box, grid.shape)) * mask
+
+    local = with_sources(remove, field, mask, grid, source_passes)
+    return np.where(valid, local, np.float32(0)), valid
 
 
 def data_weight(reliability: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
@@ -80,9 +104,9 @@ def data_weight(reliability: np.ndarray, mask: np.ndarray, grid: Grid) -> np.nda
 
 
 @njit(parallel=True, cache=True)
-def _weigh(x, w):
-    """x *= w, in place."""
+def _product(x, w, out):
+    """out = x * w; `out` may be `x`."""
     for i in prange(x.shape[0]):
         for j in range(x.shape[1]):
             for k in range(x.shape[2]):
-                x[i, j, k] *= w[i, j, k]
+                out[i, j, k] = x[i, j, k] * w[i, j, k]

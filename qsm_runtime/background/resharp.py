@@ -32,8 +32,8 @@ def resharp(
     *,
     radius_mm: float = 6.0,
     regularisation: float = 1e-4,
-    tolerance: float = 1e-2,
-    max_iterations: int = 100,
+    tolerance: float = 1e-3,
+    max_iterations: int = 10,
     source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
@@ -18,17 +19,25 @@ from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_qu
 
 
 def sharp(
-    total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, radius_mm: float = 6.0, threshold: float = 0.05
+    total_ppm: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    radius_mm: float = 6.0,
+    threshold: float = 0.03,
+    source_passes: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Local field in ppm (float32) and the voxels where it is valid: those `radius_mm` inside the mask.
 
-    total_ppm  float32 (x, y, z), total field in ppm
-    mask       bool (x, y, z)
-    radius_mm  radius of the ball; a larger one keeps more of the slowly varying local field, and erodes more
-    threshold  spatial frequencies with |1 - S^| below it are not deconvolved, 0..1
+    total_ppm      float32 (x, y, z), total field in ppm
+    mask           bool (x, y, z)
+    radius_mm      radius of the ball; a larger one keeps more of the slowly varying local field, and erodes more
+    threshold      spatial frequencies with |1 - S^| below it are not deconvolved, 0..1
+    source_passes  repetitions that give the sources' own smooth field back (sources.py); 0 is the paper's method
     """
     require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
     require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
+    require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "SHARP", radius_mm)
@@ -40,12 +49,17 @@ def sharp(
     inside = np.zeros(plan.shape, np.bool_)
     inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
 
-    spectrum = plan.forward(embed(field, box, plan.real))
-    multiply_quadrant(spectrum, (1 - mean) * np.float32(plan.scale), spectrum)
-    keep(plan.inverse(), inside)
-    multiply_quadrant(plan.forward(), inverse_of_difference(mean, threshold, plan.scale), spectrum)
-    local = keep(plan.inverse(), inside)
-    return extract(local, box, grid.shape), valid
+    difference = (1 - mean) * np.float32(plan.scale)
+    deconvolution = inverse_of_difference(mean, threshold, plan.scale)
+
+    def remove(field: np.ndarray) -> np.ndarray:
+        spectrum = plan.forward(embed(field, box, plan.real))
+        multiply_quadrant(spectrum, difference, spectrum)
+        keep(plan.inverse(), inside)
+        multiply_quadrant(plan.forward(), deconvolution, spectrum)
+        return extract(keep(plan.inverse(), inside), box, grid.shape)
+
+    return with_sources(remove, field, mask, grid, source_passes) * valid, valid
 
 
 def inverse_of_difference(mean: np.ndarray, threshold: float, scale: float) -> np.ndarray:

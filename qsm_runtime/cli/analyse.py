@@ -56,9 +56,14 @@ def compare(
     figures = {name: value for name, value in asdict(scores).items() if value is not None}
     outputs = []
     if picture is not None:
-        from qsm_runtime.report.picture import comparison
+        from qsm_runtime.report.picture import CHI_WINDOW_PPM, comparison, symmetric_window
 
-        png = comparison(first.array, second.array, inside, first.placement.affine, recon.name, truth.name, field)
+        shown, limits = first.array, CHI_WINDOW_PPM
+        if field:  # known up to a constant
+            known = inside & (shown != 0)
+            shown = np.where(known, shown - np.median((shown - second.array)[known]), np.float32(0))
+            limits = symmetric_window(second.array, inside)
+        png = comparison(shown, second.array, inside, first.placement.affine, (recon.name, truth.name), limits)
         io.write_files({picture: [png]}, inputs=(recon, truth), overwrite=overwrite)
         outputs.append(picture)
     if as_json:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,11 @@ def parse_save(texts: list[str], recipe: Recipe) -> tuple[str, ...]:
     return tuple(name for name in SAVEABLE if name in names)
 
 
-def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Progress, at_top: bool = False) -> Done:
-    """Read a scan and write its maps; `at_top` puts them into the output folder itself."""
+def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Progress) -> Done:
+    """Read a scan, reconstruct it and write its maps; outputs that must not be written are found out first."""
     start = time.perf_counter()
     with progress.step("read"):
         acquisition = read()
-        if at_top:
-            acquisition = replace(acquisition, folder="")
     for text in acquisition.warnings:
         progress.warn(text)
     io.check_outputs(job.output, acquisition, ("chi", *job.save), overwrite=job.overwrite)

@@ -1,7 +1,7 @@
 """`qsm phantom` and `qsm demo`: a simulated head, and the whole job on it, scored against its truth."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,7 +116,8 @@ def demo(
             with progress.step("write dataset"):
                 write_head(dataset, head, "demo", overwrite=overwrite)
             scan = io.find_acquisitions(dataset)[0]
-            done = reconstruct_one(job, lambda: scan.read(phase_sign="+"), progress, at_top=True)
+            # maps at the top of the output folder, as for plain files
+            done = reconstruct_one(job, lambda: replace(scan.read(phase_sign="+"), folder=""), progress)
             with progress.step("score"):
                 truth, result = head.truth, done.result
                 chi = score(result.chi_ppm, truth.chi_ppm, truth.mask, valid=result.mask, labels=truth.labels)

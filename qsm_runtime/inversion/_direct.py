@@ -15,6 +15,7 @@ from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import Plan, plan
 
 MARGIN_MM = 16.0  # zeros beyond the mask: keeps the periodic images of the sources away
+DIRECT_MARGIN_MM = 40.0  # where one transform pair is all: nothing else undoes what the images do
 
 
 def part(progress: Callable[[float], None] | None, first: float, last: float) -> Callable[[float], None] | None:
@@ -32,9 +33,9 @@ def check(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
         raise ReconstructionError("the mask is empty: there is nothing to invert; check the masking step")
 
 
-def crop(mask: np.ndarray, grid: Grid) -> tuple[Box, Plan]:
-    """The mask's box padded by MARGIN_MM, and its transform."""
-    margin_x, margin_y, margin_z = (int(np.ceil(MARGIN_MM / v)) for v in grid.voxel_mm)
+def crop(mask: np.ndarray, grid: Grid, margin_mm: float = MARGIN_MM) -> tuple[Box, Plan]:
+    """The mask's box padded by `margin_mm`, and its transform."""
+    margin_x, margin_y, margin_z = (int(np.ceil(margin_mm / v)) for v in grid.voxel_mm)
     box = box_of(mask, (margin_x, margin_y, margin_z))
     return box, plan(box.fft_shape)
 
@@ -44,7 +45,7 @@ def invert(
 ) -> np.ndarray:
     """`inverse(d, scale, last_size)` turns the dipole into scale * H in place and returns c."""
     check(local_ppm, mask, grid)
-    box, p = crop(mask, grid)
+    box, p = crop(mask, grid, DIRECT_MARGIN_MM)
     embed(
         np.where(mask[box.slices], local_ppm[box.slices], np.float32(0)),
         box._replace(lo=(0, 0, 0), hi=box.size),

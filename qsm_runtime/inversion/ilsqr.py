@@ -15,7 +15,7 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import mean_voxels
 from qsm_runtime.inversion._direct import check, part
-from qsm_runtime.inversion._noise import weights
+from qsm_runtime.inversion._noise import noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import extract, multiply
@@ -62,6 +62,7 @@ def ilsqr(
         model.field,
         tolerance=tolerance,
         max_iterations=max_iterations,
+        residual=noise_ppm(local_ppm, mask, reliability) * float(np.linalg.norm(model.weight)),
         progress=part(progress, 0.0, 0.5),
     )
     p, voxel = model.plan, mean_voxels(grid)

@@ -1,4 +1,4 @@
-"""Least squares by LSQR, whose early stop is the only regularisation.
+"""Least squares by LSQR, whose early stop is the only regularisation: no further than the noise allows.
 
 minimise |W (D x - f)|, x = 0 outside the mask.   Source: Paige and Saunders 1982, 10.1145/355984.355989.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import check
-from qsm_runtime.inversion._noise import weights
+from qsm_runtime.inversion._noise import noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import cg
 
@@ -29,7 +29,8 @@ def lsqr(
 
     local_ppm    float32 (x, y, z), local field in ppm; only its values inside the mask are used
     mask         bool (x, y, z)
-    tolerance    stop when |A^T r| <= tolerance |A| |r|, or the residual is that share of the data
+    tolerance    stop when |A^T r| <= tolerance |A| |r|, or the residual is that share of the data; it stops in any
+                 case where the residual is what the noise explains (Morozov's discrepancy)
     reliability  float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
     """
@@ -37,6 +38,7 @@ def lsqr(
     if not tolerance >= 0 or max_iterations < 1:
         raise UsageError("lsqr: tolerance must not be negative and max_iterations at least 1")
     model = MaskedDipole(local_ppm, weights(mask, grid, reliability), mask, grid)
+    noise = noise_ppm(local_ppm, mask, reliability)
     x, _ = cg.lsqr(
         model.apply,
         model.adjoint,
@@ -44,6 +46,7 @@ def lsqr(
         model.field,
         tolerance=tolerance,
         max_iterations=max_iterations,
+        residual=noise * float(np.linalg.norm(model.weight)),
         progress=progress,
     )
     return model.result(x)

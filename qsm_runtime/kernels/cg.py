@@ -204,13 +204,15 @@ def lsqr(
     *,
     tolerance: float,
     max_iterations: int,
+    residual: float = 0.0,
     spectrum_of: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Least squares min |A x - rhs| by LSQR from x = 0; returns (x, iterations).
 
     x_like gives the unknown's shape and dtype; `spectrum_of` speaks of whichever side is complex.
-    Stops when |A^T r| <= tolerance |A| |r| or |r| <= tolerance |rhs|; |A| is the Frobenius norm of the bidiagonal.
+    Stops when |A^T r| <= tolerance |A| |r|, |r| <= tolerance |rhs| or |r| <= `residual`; |A| is the Frobenius norm of
+    the bidiagonal.
     """
     g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
     x, w = np.zeros_like(x_like), g.v.copy()
@@ -227,7 +229,7 @@ def lsqr(
         _lsqr_step(_rows(x), _rows(w), _rows(g.v), phi / rho, theta / rho)
         if progress is not None:
             progress((iteration + 1) / max_iterations)
-        if g.alpha * abs(c) <= tolerance * sqrt(norm2) or phi_bar <= tolerance * norm_rhs:
+        if g.alpha * abs(c) <= tolerance * sqrt(norm2) or phi_bar <= max(tolerance * norm_rhs, residual):
             return x, iteration + 1
     return x, max_iterations
 

@@ -85,7 +85,7 @@ def update_slope(w, s, s_bar, e, t, weight, free, hx, hy, hz):
             jp = j + 1 if j + 1 < ny else 0
             for k in range(nz):
                 bits = free[i, j, k]
-                if bits & 7 == 7:
+                if bits == 7:
                     continue
                 kp = k + 1 if k + 1 < nz else 0
                 a, b, c = _clipped(w, s, i, j, k, t * weight[i, j, k], bits)
@@ -126,7 +126,7 @@ def update_bend(s_bar, e, t2, free, hx, hy, hz):
         for j in range(1, ny):
             for k in range(1, nz):
                 bits = free[i, j, k]
-                if bits & 7 == 7:
+                if bits == 7:
                     continue
                 for n in range(3):
                     here = s_bar[n, i, j, k]

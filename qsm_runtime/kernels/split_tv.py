@@ -8,7 +8,7 @@ Over-relaxed by r (Eckstein and Bertsekas 1992, 10.1007/BF01581204), an iteratio
 and the x-update needs v - a = q + 2 k (f - q) and g^T (z - u) = g^T (w - 2 clip(w)).
 
 Clipping cuts the vector's length to the voxel's threshold t weight(r). Differences whose bit is set in `free` (bit a
-for axis a: one end lies outside the mask; from `mark_differences`) are not penalised: t = 0 for them, and they add nothing to the length.
+for axis a: one end lies outside the mask) are not penalised: t = 0 for them, and they add nothing to the length.
 Arrays are float32 (x, y, z), w float32 (3, x, y, z), free uint8 (x, y, z).
 """
 
@@ -21,24 +21,19 @@ FAST = {"nsz", "contract", "arcp", "reassoc"}  # NaN still travels
 
 
 @njit(parallel=True, cache=True)
-def mark_differences(mask, interior, marks):
-    """Bit a of `marks`: the forward difference along axis a does not have both ends in the bool `mask`.
-
-    Bit 3: one of the voxels that meet there is not in the bool `interior`.
-    """
+def free_differences(mask, free):
+    """Set bit a of `free` where the forward difference along axis a does not have both ends in the bool `mask`."""
     nx, ny, nz = mask.shape
     for i in prange(nx):
         ip = i + 1 if i + 1 < nx else 0
         for j in range(ny):
             jp = j + 1 if j + 1 < ny else 0
             for k in range(nz):
-                kp = k + 1 if k + 1 < nz else 0
                 here = mask[i, j, k]
                 bits = 0 if here and mask[ip, j, k] else 1
                 bits += 0 if here and mask[i, jp, k] else 2
-                bits += 0 if here and mask[i, j, kp] else 4
-                inner = interior[i, j, k] and interior[ip, j, k] and interior[i, jp, k] and interior[i, j, kp]
-                marks[i, j, k] = bits + (0 if inner else 8)
+                bits += 0 if here and mask[i, j, k + 1 if k + 1 < nz else 0] else 4
+                free[i, j, k] = bits
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)
@@ -135,7 +130,7 @@ def solve_spectrum(data, differences, normal, power, rho_data, rho_tv, scale):
 
 @njit(parallel=True, cache=True, fastmath=FAST)
 def sparsity_weight(x, free, hx, hy, hz, knee, out):
-    """out = knee / (knee + |g x|): the next weight of a logarithmic penalty; 1 where bit 3 is set."""
+    """out = knee / (knee + |g x|) over the penalised differences: the next weight of a logarithmic penalty."""
     nx, ny, nz = x.shape
     one = np.float32(1.0)
     for i in prange(nx):
@@ -148,7 +143,7 @@ def sparsity_weight(x, free, hx, hy, hz, knee, out):
                 a = (x[ip, j, k] - here) * hx * (one - one * (bits & 1))
                 b = (x[i, jp, k] - here) * hy * (one - np.float32(0.5) * (bits & 2))
                 c = (x[i, j, k + 1 if k + 1 < nz else 0] - here) * hz * (one - np.float32(0.25) * (bits & 4))
-                out[i, j, k] = one if bits & 8 else knee / (knee + np.sqrt(a * a + b * b + c * c))
+                out[i, j, k] = knee / (knee + np.sqrt(a * a + b * b + c * c))
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)

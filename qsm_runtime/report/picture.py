@@ -55,19 +55,16 @@ def comparison(
     second: np.ndarray,
     mask: np.ndarray,
     affine: np.ndarray,
-    first_name: str,
-    second_name: str,
-    field: bool,
+    names: tuple[str, str],
+    window: tuple[float, float] = CHI_WINDOW_PPM,
 ) -> bytes:
-    """PNG of two maps (x, y, z), ppm, and their difference inside the mask; of fields without a constant."""
-    difference = np.where(mask & (first != 0), first - second, np.float32(0))
-    if field and mask.any():
-        difference = np.where(difference != 0, difference - np.median(difference[difference != 0]), np.float32(0))
-    window = symmetric_window(second, mask) if field else CHI_WINDOW_PPM
+    """PNG of a map, its truth (x, y, z, ppm) and their difference, where both are known; names and window of both."""
+    both = mask & (first != 0)
+    difference = np.where(both, first - second, np.float32(0))
     rows = [
-        Row(first, first_name, "ppm", window, inside=mask & (first != 0)),
-        Row(second, second_name, "ppm", window, inside=mask),
-        Row(difference, "difference", "ppm", symmetric_window(difference, mask), "RdBu_r", mask & (first != 0)),
+        Row(first, f"map: {names[0]}", "ppm", window, inside=both),
+        Row(second, f"truth: {names[1]}", "ppm", window, inside=mask),
+        Row(difference, "map - truth", "ppm", symmetric_window(difference, both), "RdBu_r", both),
     ]
     return slices_png(rows, affine, mask)
 

@@ -38,7 +38,7 @@ def solve(
     plan = fft.plan(box.fft_shape)
     dipole = dipole_kernel(box.fft_shape, voxel_mm, b0_dir, plan.scale)
     free = np.empty(box.fft_shape, np.uint8)
-    loops.mark_differences(inside, inside, free)
+    loops.free_differences(inside, free)
     counted = np.stack([(free >> axis & 1) == 0 for axis in range(3)])
     weight2, alpha = weight * weight, np.float32(tikhonov)
     y, slopes, work = np.zeros_like(field), np.empty((3, *field.shape), np.float32), plan.new_real()

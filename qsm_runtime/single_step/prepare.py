@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, uniform_filter
 
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
@@ -13,6 +13,8 @@ from qsm_runtime.kernels.noise_level import noise_level
 from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
 
 POISSON_TOLERANCE = 1e-5  # of the Laplacian's norm
+RAW_SPIKE_PPM = 0.3  # the same before the background is off
+FILL_PASSES = 8
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
@@ -49,6 +51,20 @@ def checked_field(
     return np.where(trusted, total_ppm - np.float32(mean), np.float32(0)).astype(np.float32, copy=False), trusted
 
 
+def _filled(field: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`field` with masked voxels that are not `known` set to the mean of what is known around them."""
+    field = np.where(known, field, np.float32(0))
+    for _ in range(FILL_PASSES):
+        missing = mask & ~known
+        if not missing.any():
+            break
+        share, total = (uniform_filter(a.astype(np.float32), 3, mode="constant") for a in (known, field))
+        found = missing & (share > 0.5 / 27)
+        field[found] = total[found] / share[found]
+        known = known | found
+    return field
+
+
 def interior_field(
     total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, reliability: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +75,8 @@ def interior_field(
     weight  float32 (x, y, z): reliability over its median (or 1) at those voxels, zero elsewhere and at spikes
     """
     field, trusted = checked_field(total_ppm, mask, grid, reliability)
+    trusted = trusted & ~isolated(field, trusted, RAW_SPIKE_PPM)
+    field = _filled(field, mask.astype(bool), trusted)  # a wild boundary value's harmonic function is hard to explain
     interior = binary_erosion(mask)
     weight = (interior & trusted).astype(np.float32)
     if not weight.any():

@@ -15,7 +15,6 @@ from qsm_runtime.kernels import split_tv as loops
 from qsm_runtime.kernels.convolve import Box, box_of, embed, extract, multiply
 from qsm_runtime.kernels.differences import gradient_power
 from qsm_runtime.kernels.fft import Plan
-from qsm_runtime.kernels.sphere import six_neighbours
 
 MARGIN_MM = 10.0  # free sources around the mask's box
 RHO_DATA = 0.1  # multiplier step of v = A x, the weights W being about 1
@@ -42,15 +41,11 @@ class Prior(Protocol):
 
 
 class TotalVariation:
-    """R = sum c |g x|.
-
-    c stays 1 on the mask's outermost layer, which holds no data: jumps made cheap there would stand for background.
-    """
+    """R = sum c |g x|."""
 
     def __init__(self, mask: np.ndarray, box: Box, voxel_mm: tuple[float, float, float], knee: float) -> None:
         self.free = np.empty(box.fft_shape, np.uint8)
-        inside = embed(mask, box, np.empty(box.fft_shape, np.float32)) > 0
-        loops.mark_differences(inside, six_neighbours(inside), self.free)
+        loops.free_differences(embed(mask, box, np.empty(box.fft_shape, np.float32)) > 0, self.free)
         self.steps = tuple(np.float32(1.0 / v) for v in voxel_mm)
         self.knee, self.threshold = np.float32(knee), np.float32(1.0 / RHO_TV_PER_LAMBDA)
         self.weight = np.ones(box.fft_shape, np.float32)
