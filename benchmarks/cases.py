@@ -186,12 +186,13 @@ class Inputs:
         array: np.ndarray = self._file[key]
         return array
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._file
+    def get(self, key: str) -> np.ndarray | None:
+        """An array that the input may lack."""
+        return self[key] if key in self._file else None
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        return self["labels"] if "labels" in self else None
+        return self.get("labels")
 
     def rad_per_ppm(self, echo: int) -> np.float32:
         return np.float32(rad_per_ppm(self.b0_tesla, self.echo_times_s[echo]))
@@ -226,7 +227,7 @@ def prepare(stage: str, inputs: Inputs, variant: str = "default") -> tuple[tuple
         "echo_times_s": tuple(inputs.echo_times_s[e] for e in echoes),
         "b0_tesla": inputs.b0_tesla,
         "magnitude": lambda: inputs["magnitude"][echoes],
-        "r2star_per_s": lambda: inputs["r2star_hz"] if "r2star_hz" in inputs else None,
+        "r2star_per_s": lambda: inputs.get("r2star_hz"),
         "region": lambda: None if inputs.labels is None else (inputs.labels == LABELS["white_matter"]) & mask,
     }
     if stage == "mask":
@@ -247,7 +248,7 @@ def prepare(stage: str, inputs: Inputs, variant: str = "default") -> tuple[tuple
         return (inputs["local_ppm"], mask, grid), supplied, lambda x: kept(x, truth, inputs, mask)
     if stage == "single_step":
         return (inputs["total_ppm"], mask, grid), supplied, lambda x: kept(x, truth, inputs, mask)
-    return (truth, mask, grid), supplied, lambda r: kept(r[0], truth, inputs, mask)
+    return (truth, mask, grid), supplied, lambda r: shift_error(r[0], truth, mask, r[1])
 
 
 def keywords(function: Callable[..., Any], supplied: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
@@ -282,6 +283,12 @@ def kept(
     else:
         out["xsim_full"] = out["xsim"]
     return out
+
+
+def shift_error(chi_ppm: np.ndarray, truth: np.ndarray, mask: np.ndarray, value_ppm: float) -> dict[str, float | None]:
+    """A reference shifts the map by one value and does nothing else: the value, and the most it is off by."""
+    error = np.abs((truth - chi_ppm)[mask] - value_ppm)
+    return {"max_error_ppm": float(error.max()), "value_ppm": float(value_ppm)}
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:

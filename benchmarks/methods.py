@@ -119,12 +119,17 @@ def line(case: dict[str, Any], done: dict[str, Any]) -> str:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    def listed(text: str) -> list[str]:
-        return [part for part in text.split(",") if part]
+def listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
 
-    p = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__.split("\n")[0])
-    p.add_argument("--sizes", type=lambda s: s.split() if "@" in s else listed(s), default=["small"],
+
+def sizes(text: str) -> list[str]:
+    return text.split() if "@" in text else listed(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--sizes", type=sizes, default=["small"],
                    help="small, medium, large, commas between; or NX,NY,NZ@VX,VY,VZ with blanks between")  # fmt: skip
     p.add_argument("--data", type=Path, help="BIDS dataset with its truth, instead of the phantom")
     p.add_argument("--threads", type=lambda s: [int(n) for n in listed(s)], default=[2])

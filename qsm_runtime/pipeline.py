@@ -15,12 +15,14 @@ from qsm_runtime import stages
 from qsm_runtime.background.repair import repair
 from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.convolve import box_of
+from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed
+from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.fft import padded_shape, plan
 from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
 
-EXTRAS = ("r2star", "swi")
+EXTRAS = ("local", "r2star", "swi")
 MARGIN_VOXELS = 1  # kept around the mask's box, so that differences at its rim exist
 
 
@@ -39,7 +41,8 @@ class Result:
     """What a reconstruction gives. Maps are float32 (x, y, z) on the scan's grid, zero outside `mask`.
 
     mask is where chi_ppm is valid (after any erosion), brain_mask where the field was. record holds what was chosen
-    on the way: recipe, reference region and value, automatic parameters, threads, seconds a stage.
+    on the way: recipe, reference region and value, automatic parameters, threads, seconds a stage. local_ppm is the
+    background method's; a single-step method makes none, and on request it is the field of chi_ppm.
     """
 
     chi_ppm: np.ndarray
@@ -148,6 +151,8 @@ def reconstruct(
     local_ppm = None
     if "single_step" in recipe.steps:
         chi_ppm, valid = run("single_step", total_ppm, mask, grid), mask
+        if "local" in extras:  # there is none on the way: the field that chi makes
+            local_ppm = np.where(mask, forward_field(chi_ppm, grid), np.float32(0))
     else:
         # a voxel that the fit cannot explain would spread its error over the whole local field
         repaired_ppm = repair(total_ppm, mask, grid, reliability=reliability)
@@ -182,6 +187,15 @@ def reconstruct(
         run.record,
         run.warnings,
     )
+
+
+def forward_field(chi_ppm: np.ndarray, grid: Grid) -> np.ndarray:
+    """Field in ppm that `chi_ppm` (zero where there is none) makes on its grid."""
+    nx, ny, nz = grid.shape
+    p = plan(padded_shape(grid.shape, (nx // 2, ny // 2, nz // 2)))
+    dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir, p.scale)
+    field = convolve(embed(chi_ppm, Box((0, 0, 0), grid.shape, p.shape), p.real), dipole, p)
+    return np.ascontiguousarray(field[:nx, :ny, :nz])
 
 
 def _mask(run: _Run, scan: Scan, mask: np.ndarray | None) -> np.ndarray:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import keep
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.cg import cg
 from qsm_runtime.kernels.convolve import box_of, embed, extract
-from qsm_runtime.kernels.poisson import minus_laplacian
+from qsm_runtime.kernels.laplacian import minus_laplacian
 from qsm_runtime.kernels.sphere import multiply_quadrant, six_neighbours, sphere_quadrant
 
 
@@ -44,8 +44,7 @@ def harperella(
     valid = six_neighbours(mask)
     refuse_empty(valid, "HARPERELLA", max(grid.voxel_mm))
 
-    margin = tuple(2 * int(np.ceil(radius_mm / v)) for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    box = box_of(mask, voxels_of(2 * radius_mm, grid))
     plan = fft.plan(box.fft_shape)
     inverse = _inverse_minus_laplacian(plan.shape, grid.voxel_mm, plan.scale)
     mean_inverse = inverse * sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)

@@ -10,13 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
 from qsm_runtime.kernels.distance import distance_inside
-from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+from qsm_runtime.kernels.laplacian import minus_laplacian
+from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
 
 
@@ -48,8 +49,7 @@ def ismv(
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "iSMV", radius_mm)
 
-    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm, plan.scale)
     inside = np.zeros(plan.shape, np.bool_)

@@ -17,7 +17,8 @@ from qsm_runtime.background.masked import masked_field, refuse_empty, require
 from qsm_runtime.background.sources import Sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.distance import distance_inside
-from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian_fourth_order
+from qsm_runtime.kernels.laplacian import minus_laplacian_fourth_order
+from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import six_neighbours
 
 

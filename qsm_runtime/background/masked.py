@@ -25,6 +25,12 @@ def masked_field(total_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndar
     return np.where(mask, total_ppm - np.float32(mean), np.float32(0)).astype(np.float32, copy=False)
 
 
+def voxels_of(length_mm: float, grid: Grid) -> tuple[int, int, int]:
+    """Voxels along each axis that make up at least `length_mm`."""
+    x, y, z = (int(np.ceil(length_mm / v)) for v in grid.voxel_mm)
+    return x, y, z
+
+
 def refuse_empty(valid: np.ndarray, method: str, radius_mm: float) -> None:
     """Raise ReconstructionError where nothing is left of the mask after erosion by `radius_mm`."""
     if not valid.any():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -59,8 +59,8 @@ def pdf(
     refuse_empty(valid, "PDF", max(grid.voxel_mm))
     weight = mask.astype(np.float32) if reliability is None else data_weight(reliability, mask, grid)
 
-    padding = tuple(int(np.ceil(padding_mm / v)) for v in grid.voxel_mm)
-    box = box_of(mask, tuple(2 * n for n in padding))
+    padding = voxels_of(padding_mm, grid)
+    box = box_of(mask, voxels_of(2 * padding_mm, grid))
     plan = fft.plan(box.fft_shape)
     dipole = dipole_kernel(plan.shape, grid.voxel_mm, grid.b0_dir, plan.scale)
     weight2 = embed(weight**2, box, plan.new_real())

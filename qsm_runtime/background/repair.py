@@ -12,7 +12,8 @@ from scipy.ndimage import distance_transform_edt
 
 from qsm_runtime.errors import ReconstructionError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+from qsm_runtime.kernels.laplacian import minus_laplacian
+from qsm_runtime.kernels.poisson import PoissonSolver
 
 
 def repair(total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, reliability: np.ndarray) -> np.ndarray:

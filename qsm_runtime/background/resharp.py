@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import keep
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
@@ -32,8 +32,8 @@ def resharp(
     *,
     radius_mm: float = 6.0,
     regularisation: float = 1e-4,
-    tolerance: float = 1e-3,
-    max_iterations: int = 10,
+    tolerance: float = 1e-4,
+    max_iterations: int = 30,
     source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +56,7 @@ def resharp(
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "RESHARP", radius_mm)
 
-    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
     difference = 1 - sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
     normalised = difference * np.float32(plan.scale)

@@ -9,7 +9,7 @@ Schweser 2011, 10.1016/j.neuroimage.2010.10.070
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -42,8 +42,7 @@ def sharp(
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "SHARP", radius_mm)
 
-    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
     inside = np.zeros(plan.shape, np.bool_)

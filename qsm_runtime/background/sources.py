@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qsm_runtime.background.masked import voxels_of
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, convolve, embed, extract
@@ -28,7 +29,7 @@ class Sources:
 
     def __init__(self, mask: np.ndarray, grid: Grid) -> None:
         self.mask = mask
-        self.box = box_of(mask, tuple(int(np.ceil(MARGIN_MM / v)) for v in grid.voxel_mm))
+        self.box = box_of(mask, voxels_of(MARGIN_MM, grid))
         self.plan = fft.plan(self.box.fft_shape)
         scale = np.float32(self.plan.scale)
         self.dipole = dipole_kernel(self.plan.shape, grid.voxel_mm, grid.b0_dir)

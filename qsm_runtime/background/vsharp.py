@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import inverse_of_difference, keep
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
@@ -49,8 +49,7 @@ def vsharp(
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     field = masked_field(total_ppm, mask, grid)
     radii = radii_between(radius_mm, smallest_radius_mm, radius_step_mm)
-    margin = tuple(int(np.ceil(radius_mm / v)) + 1 for v in grid.voxel_mm)
-    box = box_of(mask, margin)
+    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
     ball = largest_ball(mask, grid, radii)
     refuse_empty(ball >= 0, "V-SHARP", smallest_radius_mm)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._direct import crop
+from qsm_runtime.inversion._direct import crop, part
 from qsm_runtime.kernels import splitting
 from qsm_runtime.kernels.convolve import Box, extract
 from qsm_runtime.kernels.differences import NO_EDGES, gradient_power, tv_reflect, tv_update
@@ -25,7 +25,7 @@ GRADIENT_PENALTY = 100.0  # rho over lambda: differences below 0.01 ppm a voxel 
 DATA_PENALTY = 0.2  # r, for weights near 1
 SUPPORT_PENALTY = 3e-3
 OUTLIER = 6.0  # standard deviations of the residual
-NO_TRUST = np.ones((1, 1, 1), np.float32)
+NO_TRUST: np.ndarray = np.ones((1, 1, 1), np.float32)
 
 
 def mean_voxels(grid: Grid) -> tuple[float, float, float]:
@@ -58,7 +58,7 @@ class Splitting:
         self.u_y, self.u_p = np.zeros(p.shape, np.float32), np.zeros(p.shape, np.float32)
         self.w = np.zeros((3, *p.shape), np.float32)
         self.old = np.zeros_like(self.field)
-        self.trust = NO_TRUST  # share of each wavelength of the field that susceptibility must explain
+        self.trust: np.ndarray = NO_TRUST  # share of each wavelength of the field that susceptibility must explain
 
     def prepare(self, rho: float, r: float, rho_support: float) -> None:
         """Diagonal of the x-update."""
@@ -121,12 +121,36 @@ class Splitting:
                 return iteration
         return max_iterations
 
+    def run_rounds(
+        self,
+        step: DataStep,
+        *,
+        rounds: int,
+        noise_ppm: float,
+        regularisation: float,
+        tolerance: float,
+        max_iterations: int,
+        edges: np.ndarray = NO_EDGES,
+        progress: Progress = None,
+    ) -> None:
+        """`rounds` runs that share `max_iterations`, with a reweighting before each but the first."""
+        for done in range(rounds):
+            if done:
+                self.reweight(noise_ppm)
+            self.run(
+                step,
+                regularisation=regularisation,
+                tolerance=tolerance,
+                max_iterations=max(1, max_iterations // rounds),
+                edges=edges,
+                progress=part(progress, done / rounds, (done + 1) / rounds),
+            )
+
     def leave_smooth_fields(self, beyond: float) -> None:
         """Let a smooth field h explain what varies over more than `beyond` mean voxels (see weak_harmonic)."""
         cut = (2 * np.pi / beyond) ** 2
-        power = gradient_power(self.plan.shape, self.step_size)
-        power *= power
-        self.trust = power / (power + np.float32(cut**2))
+        power = gradient_power(self.plan.shape, self.step_size) ** 2
+        self.trust = (power / (power + cut**2)).astype(np.float32)
 
     def reweight(self, noise_ppm: float) -> None:
         """MERIT: weights fall as the square of the residual beyond OUTLIER standard deviations."""

@@ -9,6 +9,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.noise_level import noise_level
 
 Record = Callable[[str, object], None] | None
+DIPOLE_POWER = 4 / 45  # mean of D^2 over directions: the field's variance over that of white susceptibility
 WEIGHT_MAX = 2.0  # no voxel counts for more than this, in units of the median voxel
 
 
@@ -21,6 +22,13 @@ def noise_ppm(local_ppm: np.ndarray, mask: np.ndarray, reliability: np.ndarray |
             raise ReconstructionError("reliability is zero throughout the mask: no voxel can be trusted")
         return 1.0 / float(np.median(trusted))
     return noise_level(local_ppm, mask)
+
+
+def noise_to_signal(noise_ppm: float, local_ppm: np.ndarray, mask: np.ndarray, reliability: np.ndarray | None) -> float:
+    """Variance of the noise over that of the susceptibility, taken from the field's own: eta of a Wiener filter."""
+    trusted = mask if reliability is None else mask & (reliability > 0)
+    field = float(local_ppm[trusted].var())
+    return noise_ppm**2 * DIPOLE_POWER / field if field > 0 else 0.0
 
 
 def weights(mask: np.ndarray, grid: Grid, reliability: np.ndarray | None) -> np.ndarray:

@@ -49,14 +49,19 @@ class MaskedDipole:
         return self._through(x, self.support, self.support, out)
 
     def least_squares(
-        self, iterations: int, *, penalty: float = PRECONDITION, x0: np.ndarray | None = None, progress: Progress = None
+        self, iterations: int, *, penalty: float = PRECONDITION, damping: float = 0.0, progress: Progress = None
     ) -> np.ndarray:
-        """Conjugate gradients on A^T A x = A^T W f, preconditioned by S F^-1 1/(D^2 + penalty) F S."""
+        """Conjugate gradients on (A^T A + damping) x = A^T W f.
+
+        Preconditioned by S F^-1 1/(D^2 + penalty + damping) F S.
+        """
         p, between = self.plan, np.empty_like(self.field)
-        inverse = np.float32(p.scale) / ((self.dipole / np.float32(p.scale)) ** 2 + np.float32(penalty))
+        inverse = np.float32(p.scale) / ((self.dipole / np.float32(p.scale)) ** 2 + np.float32(penalty + damping))
 
         def normal(x: np.ndarray, out: np.ndarray) -> None:
             self.adjoint(self.apply(x, between), out)
+            if damping:
+                cg.combine(x, out, damping, 1.0)
 
         def precondition(r: np.ndarray, out: np.ndarray) -> None:
             place(r, self.support, p.real)
@@ -70,7 +75,6 @@ class MaskedDipole:
             rhs,
             tolerance=1e-3,
             max_iterations=iterations,
-            x0=x0,
             precondition=precondition,
             progress=progress,
         )

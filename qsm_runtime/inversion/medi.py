@@ -88,16 +88,14 @@ def medi(
         edges[:nx, :ny, :nz] = edge_bits(np.sqrt(power), state.mask, state.step_size)
     step = phase_data(phase_scale(b0_tesla, echo_times_s))
     state.start()
-    for round_ in range(ROUNDS):
-        if round_:
-            state.reweight(noise)
-        state.run(
-            step,
-            regularisation=value,
-            tolerance=tolerance,
-            max_iterations=max_iterations // ROUNDS,
-            edges=edges,
-        )
-        if progress is not None:
-            progress((round_ + 1) / ROUNDS)
+    state.run_rounds(
+        step,
+        rounds=ROUNDS,
+        noise_ppm=noise,
+        regularisation=value,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        edges=edges,
+        progress=progress,
+    )
     return state.result()

@@ -1,9 +1,9 @@
 """Rapid two-step inversion: least squares where the dipole is well conditioned, total variation where it is not.
 
 Source: Kames 2018, 10.1016/j.neuroimage.2017.11.018.
-1. a few steps of least squares on min |W (D x - f)|, x = 0 outside the mask: what the data determine, before the
-   noise comes. The paper steps by LSMR; conjugate gradients preconditioned by the dipole's own inverse get as far in
-   a quarter of the steps.
+1. a few steps of least squares on min |W (D x - f)|^2 + eta |x|^2, x = 0 outside the mask: what the data determine,
+   before the noise comes; eta is DAMPING times the noise's variance over the susceptibility's. The paper steps by
+   LSMR; conjugate gradients preconditioned by the dipole's own inverse get as far in a quarter of the steps.
 2. minimise lambda |g x|_1 + 1/2 |M (F x - F x1)|^2, x = 0 outside the mask, M = 1 where |D| > delta:
    ADMM with z = g x (penalty rho) and p = x on the support, two transforms an iteration
 """
@@ -17,7 +17,7 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import GRADIENT_PENALTY, SUPPORT_PENALTY, mean_voxels
 from qsm_runtime.inversion._direct import check, part
-from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
+from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, noise_to_signal, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import splitting
 from qsm_runtime.kernels.convolve import extract
@@ -25,6 +25,7 @@ from qsm_runtime.kernels.differences import gradient_power, tv_reflect, tv_updat
 
 NOISE_FACTOR = 0.35  # lambda over the noise of the field: step 1 has amplified it
 FLOOR_PPM = 2e-4
+DAMPING = 0.25  # below 1: step 2 takes out much of the noise that step 1 lets in
 
 
 def regularisation_from_noise(noise_ppm: float) -> float:
@@ -63,11 +64,15 @@ def rts(
         raise UsageError(f"rts: threshold must lie between 0 and 2/3, got {threshold}")
     if not tolerance >= 0 or min(max_iterations, first_iterations) < 1:
         raise UsageError("rts: tolerance must not be negative, and both iteration counts at least 1")
-    value = chosen(
-        "rts", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
-    )
+    noise = noise_ppm(local_ppm, mask, reliability)
+    value = chosen("rts", regularisation, lambda: regularisation_from_noise(noise), record)
     model = MaskedDipole(local_ppm, weights(mask, grid, reliability), mask, grid)
-    first = model.least_squares(first_iterations, penalty=threshold**2, progress=part(progress, 0.0, 0.6))
+    first = model.least_squares(
+        first_iterations,
+        penalty=threshold**2,
+        damping=DAMPING * noise_to_signal(noise, local_ppm, mask, reliability),
+        progress=part(progress, 0.0, 0.6),
+    )
     return _fill_cone(model, first, grid, value, threshold, tolerance, max_iterations, part(progress, 0.6, 1.0))
 
 

@@ -13,18 +13,15 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import check, invert
-from qsm_runtime.inversion._noise import Record, chosen, noise_ppm
+from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, noise_to_signal
 from qsm_runtime.kernels import inverse_filters
 
-DIPOLE_POWER = 4 / 45  # mean of D^2 over directions
 FLOOR = 1e-3  # lambda of a field without noise: periodic images and the cut at the mask
 
 
-def regularisation_from_noise(noise_ppm: float, field_ppm: float) -> float:
-    """lambda = noise variance over the susceptibility's, the latter taken from the field's standard deviation."""
-    if field_ppm <= 0:
-        return FLOOR
-    return max(noise_ppm**2 * DIPOLE_POWER / field_ppm**2, FLOOR)
+def regularisation_from_noise(noise_to_signal: float) -> float:
+    """lambda for noise whose variance is `noise_to_signal` of the susceptibility's."""
+    return max(noise_to_signal, FLOOR)
 
 
 def tikhonov(
@@ -53,7 +50,8 @@ def tikhonov(
         raise UsageError(f'tikhonov: penalty must be "identity" or "gradient", got {penalty!r}')
 
     def automatic() -> float:
-        return regularisation_from_noise(noise_ppm(local_ppm, mask, reliability), float(local_ppm[mask].std()))
+        noise = noise_ppm(local_ppm, mask, reliability)
+        return regularisation_from_noise(noise_to_signal(noise, local_ppm, mask, reliability))
 
     value = chosen("tikhonov", regularisation, automatic, record)
     mean = float(np.prod(grid.voxel_mm)) ** (1 / 3)

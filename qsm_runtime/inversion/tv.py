@@ -13,7 +13,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting
-from qsm_runtime.inversion._direct import check, part
+from qsm_runtime.inversion._direct import check
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.kernels.splitting import squares_step
 
@@ -59,15 +59,13 @@ def tv(
     value = chosen("tv", regularisation, lambda: regularisation_from_noise(noise), record)
     state = Splitting(local_ppm, w * w, mask, grid)
     state.start()
-    rounds = outlier_rounds + 1
-    for done in range(rounds):
-        if done:
-            state.reweight(noise)
-        state.run(
-            squares_step,
-            regularisation=value,
-            tolerance=tolerance,
-            max_iterations=max(1, max_iterations // rounds),
-            progress=part(progress, done / rounds, (done + 1) / rounds),
-        )
+    state.run_rounds(
+        squares_step,
+        rounds=outlier_rounds + 1,
+        noise_ppm=noise,
+        regularisation=value,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=progress,
+    )
     return state.result()

@@ -30,6 +30,7 @@ def weak_harmonic(
     harmonic_mm: float = 120.0,
     tolerance: float = 0.005,
     max_iterations: int = 60,
+    outlier_rounds: int = 1,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
     record: Record = None,
@@ -41,6 +42,8 @@ def weak_harmonic(
     regularisation  lambda in ppm; "auto" takes it from the noise
     harmonic_mm     wavelength in mm beyond which the field is put down to remaining background, above 0
     tolerance       stop when an iteration changes the map by less than this share of its norm
+    max_iterations  of all rounds together
+    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight; 0 trusts every voxel
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
@@ -48,17 +51,21 @@ def weak_harmonic(
     check(local_ppm, mask, grid)
     if not harmonic_mm > 0:
         raise UsageError(f"weak_harmonic: harmonic_mm must be above 0, got {harmonic_mm}")
-    if not tolerance >= 0 or max_iterations < 1:
-        raise UsageError("weak_harmonic: tolerance must not be negative and max_iterations at least 1")
+    if not tolerance >= 0 or max_iterations < 1 or outlier_rounds < 0:
+        raise UsageError("weak_harmonic: tolerance and outlier_rounds must not be negative, max_iterations at least 1")
     w = weights(mask, grid, reliability)
-    value = chosen(
-        "weak_harmonic",
-        regularisation,
-        lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)),
-        record,
-    )
+    noise = noise_ppm(local_ppm, mask, reliability)
+    value = chosen("weak_harmonic", regularisation, lambda: regularisation_from_noise(noise), record)
     state = Splitting(local_ppm, w * w, mask, grid)
     state.leave_smooth_fields(harmonic_mm / grid.voxel_volume_mm3 ** (1 / 3))
     state.start()
-    state.run(squares_step, regularisation=value, tolerance=tolerance, max_iterations=max_iterations, progress=progress)
+    state.run_rounds(
+        squares_step,
+        rounds=outlier_rounds + 1,
+        noise_ppm=noise,
+        regularisation=value,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=progress,
+    )
     return state.result()

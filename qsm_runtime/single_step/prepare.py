@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import binary_erosion, uniform_filter
+from scipy.ndimage import uniform_filter
 
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.convolve import box_of
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.noise_level import noise_level
 from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+from qsm_runtime.kernels.sphere import six_neighbours
 
 POISSON_TOLERANCE = 1e-5  # of the Laplacian's norm
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
@@ -74,10 +76,12 @@ def interior_field(
             harmonic there whatever the boundary values are, so voxels not to be trusted spoil nothing but themselves
     weight  float32 (x, y, z): reliability over its median (or 1) at those voxels, zero elsewhere and at spikes
     """
+    box = box_of(mask).slices  # what follows costs memory: only where it matters
     field, trusted = checked_field(total_ppm, mask, grid, reliability)
+    inside, field, trusted = mask[box].astype(bool), field[box], trusted[box]
     trusted = trusted & ~isolated(field, trusted, RAW_SPIKE_PPM)
-    field = _filled(field, mask.astype(bool), trusted)  # a wild boundary value's harmonic function is hard to explain
-    interior = binary_erosion(mask)
+    field = _filled(field, inside, trusted)  # a wild boundary value's harmonic function is hard to explain
+    interior = six_neighbours(inside)
     weight = (interior & trusted).astype(np.float32)
     if not weight.any():
         raise ReconstructionError("no trusted voxel has all six neighbours in the mask: give a larger, filled mask")
@@ -85,8 +89,10 @@ def interior_field(
     field, _ = solver.solve(minus_laplacian(field, interior, grid.voxel_mm), tolerance=POISSON_TOLERANCE)
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
-        weight *= (reliability / np.median(reliability[weight > 0])).astype(np.float32)
-    return field, weight
+        weight *= (reliability[box] / np.median(reliability[box][weight > 0])).astype(np.float32)
+    full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
+    full_field[box], full_weight[box] = field, weight
+    return full_field, full_weight
 
 
 def chosen_regularisation(

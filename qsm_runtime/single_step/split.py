@@ -85,6 +85,13 @@ class GeneralisedVariation(TotalVariation):
         split_tgv.update_bend(self.s_bar, self.e, self.bend, self.free, *self.steps)
 
 
+def _median_residual(ax: np.ndarray, f: np.ndarray, w: np.ndarray) -> float:
+    """Median of |w (ax - f)| over every second voxel an axis that has weight."""
+    ax, f, w = (a[::2, ::2, ::2] for a in (ax, f, w))
+    known = w > 0
+    return float(np.median(np.abs(w * (ax - f))[known])) if known.any() else 0.0
+
+
 class Fields:
     """Splits v_i = A_i x of fields f_i with weights W_i, all on the box; A_i = filters[i], real and even in k-space."""
 
@@ -125,7 +132,7 @@ class Fields:
             ax = plan.inverse()
             loops.update_data(ax, q, f, k, RELAXATION)
             if renew:
-                spread = ROBUST * float(np.median(np.abs(w * (ax - f))[w > 0]))
+                spread = ROBUST * _median_residual(ax, f, w)
                 limit = np.float32(self.sigmas * spread) if spread > 0 else np.float32(np.inf)
                 loops.data_factor(ax, f, w, limit, np.float32(RHO_DATA), k)
 

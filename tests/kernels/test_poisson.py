@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+from qsm_runtime.kernels.laplacian import minus_laplacian
+from qsm_runtime.kernels.poisson import PoissonSolver
 
 
 def _blob(shape, voxel_mm):

@@ -41,7 +41,7 @@ def test_mean_of_harmonic_polynomials_is_their_value(voxel_mm, radius_mm, degree
     for _ in range(6):
         a, b = np.linalg.qr(rng.standard_normal((3, 2)))[0].T
         for n in range(1, degree + 1):
-            field = (((r + [0.3, -0.2, 0.1]) @ (a + 1j * b)) / 9) ** n
+            field = (((r + np.array([0.3, -0.2, 0.1])) @ (a + 1j * b)) / 9) ** n
             centre = field[tuple(s // 2 for s in kernel.shape)]
             assert abs((kernel * field).sum() - centre) < 1e-10
 
