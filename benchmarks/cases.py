@@ -238,8 +238,8 @@ def prepare(stage: str, inputs: Inputs, variant: str = "default") -> tuple[tuple
         phase = inputs.wrapped_rad(echoes)
         return (phase, mask, grid), supplied, lambda p: wrong_turns(p, inputs, echoes)
     if stage == "field":
-        first = (inputs.unwrapped_rad(), inputs["magnitude"], inputs.echo_times_s, inputs.b0_tesla, mask, grid)
-        return first, supplied, lambda r: kept(r[0], inputs["carried_ppm"], inputs, mask, field=True)
+        scan = (inputs.unwrapped_rad(), inputs["magnitude"], inputs.echo_times_s, inputs.b0_tesla, mask, grid)
+        return scan, supplied, lambda r: kept(r[0], inputs["carried_ppm"], inputs, mask, field=True)
     if stage == "background":
         first = (inputs["total_ppm"], mask, grid)
         return first, supplied, lambda r: kept(r[0], inputs["local_ppm"], inputs, r[1])
@@ -269,10 +269,10 @@ def kept(
     A total field is known up to a constant only (`field`): the median difference is removed first.
     """
     mask = inputs.mask
-    labels = None if field else inputs.labels
-    scores = asdict(
-        (score_field if field else score)(array, truth, mask, valid=valid, **({} if field else {"labels": labels}))
-    )
+    if field:
+        scores = asdict(score_field(array, truth, mask, valid=valid))
+    else:
+        scores = asdict(score(array, truth, mask, valid=valid, labels=inputs.labels))
     out = {name: scores[name] for name in (*KEPT, *(["off_pct"] if field else [])) if scores[name] is not None}
     for lesion in ("calcification", "haemorrhage"):
         for what in ("moment_error_pct", "streak_ppm"):

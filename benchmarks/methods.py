@@ -94,11 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
                     "budget_s": arguments.budget_s,
                 }
                 command = [sys.executable, "-m", "benchmarks.methods", "--child", json.dumps(spec)]
-                start = bench.Ticks.now()
                 done = bench.run_child(command, limit_s=2 * arguments.budget_s + LIMIT_START_S, cwd=ROOT)
                 case = {k: spec[k] for k in ("stage", "method", "variant", "options", "threads")}
                 case |= {"size": size, "source": "data" if arguments.data else "phantom"}
-                done.setdefault("load", bench.load_between(start, bench.Ticks.now()))
                 bench.append(arguments.output, {"kind": "method", "case": case, **done, "environment": environment})
                 failed += done["status"] in ("crashed", "over_budget")
                 if not arguments.quiet:
@@ -129,8 +127,8 @@ def sizes(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--sizes", type=sizes, default=["small"],
-                   help="small, medium, large, commas between; or NX,NY,NZ@VX,VY,VZ with blanks between")  # fmt: skip
+    said = "small, medium, large, commas between; or NX,NY,NZ@VX,VY,VZ with blanks between"
+    p.add_argument("--sizes", type=sizes, default=["small"], help=said)
     p.add_argument("--data", type=Path, help="BIDS dataset with its truth, instead of the phantom")
     p.add_argument("--threads", type=lambda s: [int(n) for n in listed(s)], default=[2])
     p.add_argument("--stage", type=listed, default=list(stages.STAGES), help="commas between; default all")

@@ -159,7 +159,8 @@ def measure(
     planning = fft.planning_seconds - planned
     _, peak_first = memory_mib()
     sticks = yardsticks(fft_shape)
-    wall, cpu = [], []
+    wall: list[float] = []
+    cpu: list[float] = []
     spent = first[0]
     reset_peak()
     while len(wall) < repeats and spent < budget_s:
@@ -211,16 +212,23 @@ def run_child(command: Sequence[str], *, limit_s: float, cwd: Path | None = None
     """What a child process prints as its last line, a JSON object; or a status that says why there is none.
 
     status: "ok" unless the child says otherwise, "over_budget" where it was ended after `limit_s`, "crashed".
+    `load` is the child's own, or what was seen from here where it did not come to say it.
     """
+    start = Ticks.now()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, cwd=cwd, check=False)
     except subprocess.TimeoutExpired:
-        return {"status": "over_budget", "error": f"ended after {limit_s:g} s"}
+        return {
+            "status": "over_budget",
+            "error": f"ended after {limit_s:g} s",
+            "load": load_between(start, Ticks.now()),
+        }
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         said = done.stderr.strip().splitlines()
-        return {"status": "crashed", "error": f"exit code {done.returncode}: {' | '.join(said[-3:])}"}
-    return {"status": "ok", **json.loads(lines[-1])}
+        error = f"exit code {done.returncode}: {' | '.join(said[-3:])}"
+        return {"status": "crashed", "error": error, "load": load_between(start, Ticks.now())}
+    return {"status": "ok", "load": load_between(start, Ticks.now()), **json.loads(lines[-1])}
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:

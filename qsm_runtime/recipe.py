@@ -20,6 +20,7 @@ from qsm_runtime import stages
 from qsm_runtime.errors import InputError, UsageError
 
 PACKAGED = "qsm_runtime.recipes"
+CHANGED = " (changed)"
 TWO_STEPS = ("background", "inversion")
 
 
@@ -65,7 +66,7 @@ class Recipe:
             steps[stage] = Step(method)
         if stage in TWO_STEPS:
             steps.pop("single_step", None)
-        return replace(self, name=f"{self.name}*".replace("**", "*"), steps=steps)
+        return self._changed(steps)
 
     def with_option(self, stage: str, option: str, value: Any) -> "Recipe":
         """This recipe with one option set. Raises UsageError for a stage that the recipe does not use."""
@@ -73,7 +74,12 @@ class Recipe:
             raise UsageError(stages.unknown("stage of this recipe", stage, self.used))
         step = self.steps[stage]
         steps = {**self.steps, stage: Step(step.method, {**step.options, option: value})}
-        return replace(self, name=f"{self.name}*".replace("**", "*"), steps=steps)
+        return self._changed(steps)
+
+    def _changed(self, steps: Mapping[str, Step]) -> "Recipe":
+        if steps == self.steps:
+            return self
+        return replace(self, name=self.name.removesuffix(CHANGED) + CHANGED, steps=steps)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for TOML, JSON and sidecars: every option, defaults included."""

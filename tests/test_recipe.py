@@ -48,7 +48,7 @@ def test_methods_and_options_are_replaced_not_changed() -> None:
     assert base.steps["background"].method == "sharp"
     assert other.steps["background"].method == "vsharp"
     assert other.steps["background"].options["radius_mm"] == 8.0
-    assert other.name == "mine*"
+    assert other.name == "mine (changed)"
 
 
 def test_single_step_takes_the_place_of_background_and_inversion() -> None:

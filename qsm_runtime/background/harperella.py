@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import keep
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -20,6 +20,8 @@ from qsm_runtime.kernels.cg import cg
 from qsm_runtime.kernels.convolve import box_of, embed, extract
 from qsm_runtime.kernels.laplacian import minus_laplacian
 from qsm_runtime.kernels.sphere import multiply_quadrant, six_neighbours, sphere_quadrant
+
+ROOM = 4.0  # radii of empty space between the object and its periodic image
 
 
 def harperella(
@@ -40,11 +42,12 @@ def harperella(
     """
     require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
     require(max_iterations >= 0, "max_iterations", "0 or more", max_iterations)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     valid = six_neighbours(mask)
     refuse_empty(valid, "HARPERELLA", max(grid.voxel_mm))
 
-    box = box_of(mask, voxels_of(2 * radius_mm, grid))
+    box = box_of(mask, voxels_of(ROOM * radius_mm, grid))
     plan = fft.plan(box.fft_shape)
     inverse = _inverse_minus_laplacian(plan.shape, grid.voxel_mm, plan.scale)
     mean_inverse = inverse * sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
@@ -64,7 +67,7 @@ def harperella(
     around, _ = cg(apply, rhs, tolerance=1e-6, max_iterations=max_iterations, progress=progress)
     multiply_quadrant(plan.forward(known - around), inverse, plan.spectrum)
     local = keep(plan.inverse(), ~outside)
-    return extract(local, box, grid.shape), valid
+    return masked.restore(extract(local, box, grid.shape), valid)
 
 
 def _inverse_minus_laplacian(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -45,7 +45,8 @@ def ismv(
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "iSMV", radius_mm)
 
@@ -72,7 +73,7 @@ def ismv(
         return field - extract(background, box, grid.shape)
 
     local = with_sources(remove, field, mask, grid, source_passes)
-    return np.where(valid, local, np.float32(0)), valid
+    return masked.restore(local, valid)
 
 
 @njit(parallel=True, cache=True)

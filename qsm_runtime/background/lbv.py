@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require
+from qsm_runtime.background.masked import Masked, refuse_empty, require
 from qsm_runtime.background.sources import Sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.distance import distance_inside
@@ -46,7 +46,8 @@ def lbv(
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     core = distance_inside(mask, grid.voxel_mm) > peel_mm
     valid = six_neighbours(core)
     refuse_empty(valid, "LBV", peel_mm + max(grid.voxel_mm))
@@ -63,4 +64,4 @@ def lbv(
         local += solver.solve(rhs, tolerance=tolerance, max_iterations=max_iterations)[0]
         if progress is not None:
             progress((done + 1) / (source_passes + 2))
-    return np.where(valid, local, np.float32(0)), valid
+    return masked.restore(local, valid)

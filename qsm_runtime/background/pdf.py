@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -35,8 +35,8 @@ def pdf(
     *,
     reliability: np.ndarray | None = None,
     padding_mm: float = 20.0,
-    tolerance: float = 3e-3,
-    max_iterations: int = 30,
+    tolerance: float = 1e-3,
+    max_iterations: int = 50,
     source_passes: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -54,10 +54,15 @@ def pdf(
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
-    field = masked_field(total_ppm, mask, grid)
+    if reliability is not None:
+        grid.check(reliability, "reliability")
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     valid = six_neighbours(mask)
     refuse_empty(valid, "PDF", max(grid.voxel_mm))
-    weight = mask.astype(np.float32) if reliability is None else data_weight(reliability, mask, grid)
+    weight = mask.astype(np.float32)
+    if reliability is not None:
+        weight = data_weight(masked.cut(reliability), mask)
 
     padding = voxels_of(padding_mm, grid)
     box = box_of(mask, voxels_of(2 * padding_mm, grid))
@@ -89,15 +94,14 @@ def pdf(
         return (field - extract(convolve(data, dipole, plan, data), box, grid.shape)) * mask
 
     local = with_sources(remove, field, mask, grid, source_passes)
-    return np.where(valid, local, np.float32(0)), valid
+    return masked.restore(local, valid)
 
 
-def data_weight(reliability: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
+def data_weight(reliability: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Reliability over its median in the mask, cut at 1, zero outside: float32.
 
     The local field is no noise, so voxels better measured than the median count no more than it.
     """
-    grid.check(reliability, "reliability")
     trusted = reliability[mask & (reliability > 0)]
     scale = np.float32(np.median(trusted)) if trusted.size else np.float32(1)
     return np.where(mask, np.clip(reliability / scale, 0, 1), 0).astype(np.float32)

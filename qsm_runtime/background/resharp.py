@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import keep
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
@@ -52,7 +52,8 @@ def resharp(
     require(0 < tolerance < 1, "tolerance", "between 0 and 1", tolerance)
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "RESHARP", radius_mm)
 
@@ -97,4 +98,4 @@ def resharp(
         return extract(local, box, grid.shape) * mask
 
     local = with_sources(remove, field, mask, grid, source_passes)
-    return np.where(valid, local, np.float32(0)), valid
+    return masked.restore(local, valid)

@@ -9,7 +9,7 @@ Schweser 2011, 10.1016/j.neuroimage.2010.10.070
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
@@ -38,7 +38,8 @@ def sharp(
     require(radius_mm > 0, "radius_mm", "above 0", radius_mm)
     require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "SHARP", radius_mm)
 
@@ -58,7 +59,7 @@ def sharp(
         multiply_quadrant(plan.forward(), deconvolution, spectrum)
         return extract(keep(plan.inverse(), inside), box, grid.shape)
 
-    return with_sources(remove, field, mask, grid, source_passes) * valid, valid
+    return masked.restore(with_sources(remove, field, mask, grid, source_passes), valid)
 
 
 def inverse_of_difference(mean: np.ndarray, threshold: float, scale: float) -> np.ndarray:

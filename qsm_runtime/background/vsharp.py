@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from qsm_runtime.background.masked import masked_field, refuse_empty, require, voxels_of
+from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
 from qsm_runtime.background.sharp import inverse_of_difference, keep
 from qsm_runtime.background.sources import with_sources
 from qsm_runtime.grid import Grid
@@ -47,7 +47,8 @@ def vsharp(
     require(radius_step_mm > 0, "radius_step_mm", "above 0", radius_step_mm)
     require(0 < threshold < 1, "threshold", "between 0 and 1", threshold)
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
-    field = masked_field(total_ppm, mask, grid)
+    masked = Masked(total_ppm, mask, grid)
+    field, mask, grid = masked.field, masked.mask, masked.grid
     radii = radii_between(radius_mm, smallest_radius_mm, radius_step_mm)
     box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
@@ -77,7 +78,7 @@ def vsharp(
         return extract(keep(plan.inverse(), inside >= 0), box, grid.shape)
 
     valid = ball >= 0
-    return with_sources(remove, field, mask, grid, source_passes) * valid, valid
+    return masked.restore(with_sources(remove, field, mask, grid, source_passes), valid)
 
 
 def radii_between(largest_mm: float, smallest_mm: float, step_mm: float) -> list[float]:

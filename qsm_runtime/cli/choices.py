@@ -1,13 +1,12 @@
 """A recipe as the options on the command line change it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from qsm_runtime import recipe as recipes
 from qsm_runtime import stages
 from qsm_runtime.errors import UsageError
-from qsm_runtime.recipe import Recipe, Step
+from qsm_runtime.recipe import Recipe
 
 IMAGE_ENDINGS = (".nii", ".nii.gz")
 
@@ -31,24 +30,13 @@ def choose(name: str, methods: Mapping[str, str | None], settings: Mapping[str, 
     two_steps = [f"--{stage}" for stage in ("background", "inversion") if stage in wanted]
     if "single_step" in wanted and two_steps:
         raise UsageError(f"--single-step does the work of {' and '.join(two_steps)}: give one or the other")
-    steps = dict(recipe.steps)
     for stage, method in wanted.items():
-        stages.method(stage, method)
-        if stage not in steps or steps[stage].method != method:
-            steps[stage] = Step(method)
-    if two_steps:
-        steps.pop("single_step", None)
+        recipe = recipe.with_method(stage, method)
     for key, value in settings.items():
         stage, dot, option = key.partition(".")
         if not dot:
             raise UsageError(f"--set takes stage.option=value, got {key}={value}; stages: {', '.join(stages.STAGES)}")
         if stage not in stages.STAGES:
             raise UsageError(stages.unknown("stage", stage, stages.STAGES))
-        if stage not in steps:
-            raise UsageError(f"--set {key}: this recipe has no {stage} stage; it has {', '.join(steps)}")
-        step = steps[stage]
-        checked = stages.check_option(stage, step.method, option, value)
-        steps[stage] = Step(step.method, {**step.options, option: checked})
-    if steps == dict(recipe.steps):
-        return recipe
-    return replace(recipe, name=f"{recipe.name} (changed)", steps=steps)
+        recipe = recipe.with_option(stage, option, value)
+    return recipe

@@ -44,19 +44,14 @@ class Done:
     document: dict[str, Any]
 
 
-def parse_save(texts: list[str], recipe: Recipe) -> tuple[str, ...]:
+def parse_save(texts: list[str]) -> tuple[str, ...]:
     """The maps of `--save`, comma-separated. Raises UsageError."""
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     known = (*SAVEABLE, "all", "chi")
     for name in names:
         if name not in known:
             raise UsageError(stages.unknown("map to save", name, known))
-    single = "single_step" in recipe.steps
-    if "all" in names:
-        return tuple(name for name in SAVEABLE if not (single and name == "local"))
-    if single and "local" in names:
-        raise UsageError("--save local: a single-step method makes no local field")
-    return tuple(name for name in SAVEABLE if name in names)
+    return SAVEABLE if "all" in names else tuple(name for name in SAVEABLE if name in names)
 
 
 def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Progress) -> Done:
@@ -135,16 +130,13 @@ def _map(result: pipeline.Result, name: str) -> np.ndarray:
         "r2star": result.r2star_per_s,
         "swi": result.swi,
     }
-    array = arrays[name]
-    if array is None:
-        raise UsageError(f"--save {name}: this recipe does not make it")
-    return array
+    return arrays[name]
 
 
 def _said(recipe: Recipe) -> str:
     """The methods in one line."""
     shown = ("unwrap", "field", "background", "inversion", "single_step")
-    return f"{recipe.name}: " + ", ".join(recipe.steps[s].method for s in shown if s in recipe.steps)
+    return f"{recipe.name}: " + ", ".join(recipe.steps[s].method for s in shown if s in recipe.used)
 
 
 def _record(job: Job, acquisition: io.Acquisition, result: pipeline.Result) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def run(
         folder, select, magnitude, phase, real, imaginary, complex_, mask_file, echo_times_ms, b0_tesla,
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
-    job = Job(chosen, output, parse_save(save or [], chosen), region, overwrite, not no_picture, threads)
+    job = Job(chosen, output, parse_save(save or []), region, overwrite, not no_picture, threads)
 
     from qsm_runtime.cli.first_run import FirstRunCost
     from qsm_runtime.cli.progress import Progress

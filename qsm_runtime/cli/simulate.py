@@ -93,7 +93,7 @@ def demo(
     from qsm_runtime import io
     from qsm_runtime import recipe as recipes
     from qsm_runtime.cli.first_run import FirstRunCost
-    from qsm_runtime.cli.job import SAVEABLE, Job, reconstruct_one
+    from qsm_runtime.cli.job import Job, reconstruct_one
     from qsm_runtime.cli.progress import Progress
     from qsm_runtime.cli.run import said
     from qsm_runtime.kernels.threads import set_threads
@@ -105,10 +105,7 @@ def demo(
     chosen = recipes.load(recipe)
     _check_new(output, overwrite)
     dataset = output / "dataset"
-    save = tuple(name for name in SAVEABLE if name in ("mask", "total", "local"))
-    if "single_step" in chosen.steps:
-        save = ("mask", "total")
-    job = Job(chosen, output, save, overwrite=overwrite, threads=threads)
+    job = Job(chosen, output, ("mask", "total"), overwrite=overwrite, threads=threads)
     with FirstRunCost() as once:
         with Progress(quiet) as progress:
             with progress.step("simulate"):

@@ -24,6 +24,8 @@ Progress = Callable[[float], None] | None
 GRADIENT_PENALTY = 100.0  # rho over lambda: differences below 0.01 ppm a voxel are shrunk to nothing in one step
 DATA_PENALTY = 0.2  # r, for weights near 1
 SUPPORT_PENALTY = 3e-3
+CORNER = 3.0  # a over the noise: where absolute differences stand for squares
+CORNER_FLOOR_PPM = 2e-3
 OUTLIER = 6.0  # standard deviations of the residual
 NO_TRUST: np.ndarray = np.ones((1, 1, 1), np.float32)
 
@@ -33,6 +35,16 @@ def mean_voxels(grid: Grid) -> tuple[float, float, float]:
     x, y, z = grid.voxel_mm
     mean = (x * y * z) ** (1 / 3)
     return x / mean, y / mean, z / mean
+
+
+def absolute_data(noise_ppm: float) -> DataStep:
+    """a W |y - f|: absolute differences at the scale a of a field with white noise of `noise_ppm`."""
+    corner2 = np.float32(max(CORNER * noise_ppm, CORNER_FLOOR_PPM) ** 2)
+
+    def step(y: np.ndarray, u: np.ndarray, f: np.ndarray, w2: np.ndarray, r: np.float32) -> None:
+        splitting.absolute_step(y, u, f, w2, r, corner2)
+
+    return step
 
 
 class Splitting:
@@ -127,18 +139,22 @@ class Splitting:
         *,
         rounds: int,
         noise_ppm: float,
+        first: DataStep | None = None,
         regularisation: float,
         tolerance: float,
         max_iterations: int,
         edges: np.ndarray = NO_EDGES,
         progress: Progress = None,
     ) -> None:
-        """`rounds` runs that share `max_iterations`, with a reweighting before each but the first."""
+        """`rounds` runs that share `max_iterations`, with a reweighting before each but the first.
+
+        The first of several uses the data step `first`, where one is given.
+        """
         for done in range(rounds):
             if done:
                 self.reweight(noise_ppm)
             self.run(
-                step,
+                first if first is not None and done == 0 and rounds > 1 else step,
                 regularisation=regularisation,
                 tolerance=tolerance,
                 max_iterations=max(1, max_iterations // rounds),

@@ -13,14 +13,11 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._admm import Splitting
+from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.inversion.tv import regularisation_from_noise
-from qsm_runtime.kernels.splitting import absolute_step, squares_step
-
-CORNER = 3.0  # a over the noise
-CORNER_FLOOR_PPM = 2e-3
+from qsm_runtime.kernels.splitting import squares_step
 
 
 def hdqsm(
@@ -54,14 +51,9 @@ def hdqsm(
     noise = noise_ppm(local_ppm, mask, reliability)
     value = chosen("hdqsm", regularisation, lambda: regularisation_from_noise(noise), record)
     state = Splitting(local_ppm, w * w, mask, grid)
-    corner2 = np.float32(max(CORNER * noise, CORNER_FLOOR_PPM) ** 2)
-
-    def absolute(y: np.ndarray, u: np.ndarray, f: np.ndarray, w2: np.ndarray, r: np.float32) -> None:
-        absolute_step(y, u, f, w2, r, corner2)
-
     state.start()
     state.run(
-        absolute,
+        absolute_data(noise),
         regularisation=value,
         tolerance=tolerance,
         max_iterations=first_iterations,

@@ -12,7 +12,7 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._admm import Splitting
+from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.kernels.splitting import squares_step
@@ -33,7 +33,7 @@ def tv(
     *,
     regularisation: float | Literal["auto"] = "auto",
     tolerance: float = 0.005,
-    max_iterations: int = 60,
+    max_iterations: int = 36,
     outlier_rounds: int = 1,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -46,7 +46,8 @@ def tv(
     regularisation  lambda in ppm; "auto" takes it from the noise
     tolerance       stop when an iteration changes the map by less than this share of its norm
     max_iterations  of all rounds together
-    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight; 0 trusts every voxel
+    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight, after a first round
+                    of absolute differences; 0 trusts every voxel and takes squares alone
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
@@ -63,6 +64,7 @@ def tv(
         squares_step,
         rounds=outlier_rounds + 1,
         noise_ppm=noise,
+        first=absolute_data(noise),
         regularisation=value,
         tolerance=tolerance,
         max_iterations=max_iterations,

@@ -14,11 +14,18 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._admm import Splitting
+from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
-from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.splitting import squares_step
+
+NOISE_FACTOR = 0.12  # lambda over the noise: twice that of a field whose background is known to be gone
+FLOOR_PPM = 4e-5
+
+
+def regularisation_from_noise(noise_ppm: float) -> float:
+    """lambda in ppm for a field with white noise of `noise_ppm`."""
+    return max(NOISE_FACTOR * noise_ppm, FLOOR_PPM)
 
 
 def weak_harmonic(
@@ -27,9 +34,9 @@ def weak_harmonic(
     grid: Grid,
     *,
     regularisation: float | Literal["auto"] = "auto",
-    harmonic_mm: float = 120.0,
+    harmonic_mm: float = 25.0,
     tolerance: float = 0.005,
-    max_iterations: int = 60,
+    max_iterations: int = 36,
     outlier_rounds: int = 1,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -43,7 +50,8 @@ def weak_harmonic(
     harmonic_mm     wavelength in mm beyond which the field is put down to remaining background, above 0
     tolerance       stop when an iteration changes the map by less than this share of its norm
     max_iterations  of all rounds together
-    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight; 0 trusts every voxel
+    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight, after a first round
+                    of absolute differences; 0 trusts every voxel and takes squares alone
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
@@ -63,6 +71,7 @@ def weak_harmonic(
         squares_step,
         rounds=outlier_rounds + 1,
         noise_ppm=noise,
+        first=absolute_data(noise),
         regularisation=value,
         tolerance=tolerance,
         max_iterations=max_iterations,

@@ -139,7 +139,7 @@ def echo_times(
     if echo_times_s is None:
         missing = [str(parts[next(iter(parts))][i]) for i, t in enumerate(stated) if t is None]
         if missing:
-            raise MetadataError(f"no echo time for {', '.join(missing)}; give --echo-times in seconds, or sidecars")
+            raise MetadataError(f"no echo time for {', '.join(missing)}; give --echo-times-ms, or sidecars")
         return tuple(t for t in stated if t is not None), []
     given = tuple(float(t) for t in echo_times_s)
     if len(given) != len(stated):
@@ -175,7 +175,7 @@ def phase_difference_time(
         first, second = magnitude[0].time_s, magnitude[1].time_s
     if first is None or second is None:
         raise MetadataError(
-            f"{image.name} is a phase difference but EchoTime1 and EchoTime2 are not stated; give --echo-times"
+            f"{image.name} is a phase difference but EchoTime1 and EchoTime2 are not stated; give --echo-times-ms"
         )
     if second <= first:
         raise MetadataError(

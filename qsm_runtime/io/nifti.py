@@ -82,8 +82,6 @@ def read_nifti(
             scaling_text = f"angle of {' and '.join(images)} images"
             magnitude_out, phase_rad = _polar(echoes, sign, pool, warnings)
     scan = Scan(magnitude_out, phase_rad, times_s, field_tesla, grid)
-    if scan.n_not_finite:
-        warnings.append(f"{scan.n_not_finite} voxels are not finite in some echo and were set to zero")
     stem, folder = _stem_and_folder(main, name)
     return Acquisition(
         scan=scan,

@@ -111,16 +111,16 @@ def field_strength(
     if frequency is not None and nominal is not None:
         _consistent(b0_from_imaging_frequency(frequency), nominal, "ImagingFrequency", "MagneticFieldStrength")
     if imaging_frequency_mhz is not None:
-        given, source = b0_from_imaging_frequency(imaging_frequency_mhz), "--imaging-frequency"
+        given, source = b0_from_imaging_frequency(imaging_frequency_mhz), "--imaging-frequency-mhz"
         if b0_tesla is not None:
-            _consistent(given, b0_tesla, "--imaging-frequency", "--b0")
+            _consistent(given, b0_tesla, "--imaging-frequency-mhz", "--b0-tesla")
     elif b0_tesla is not None:
-        given, source = float(b0_tesla), "--b0"
+        given, source = float(b0_tesla), "--b0-tesla"
     elif stored is not None:
         return stored, "ImagingFrequency" if frequency is not None else "MagneticFieldStrength", []
     else:
         raise MetadataError(
-            f"{metas[0][0]}: no sidecar states MagneticFieldStrength or ImagingFrequency; give --b0 in tesla"
+            f"{metas[0][0]}: no sidecar states MagneticFieldStrength or ImagingFrequency; give --b0-tesla"
         )
     warnings = []
     if stored is not None and abs(given - stored) > FLAG_AGREEMENT * stored:
@@ -132,5 +132,5 @@ def _consistent(actual: float, nominal: float, actual_name: str, nominal_name: s
     if not abs(actual - nominal) <= B0_AGREEMENT * abs(nominal):
         raise MetadataError(
             f"{actual_name} says {actual:.4g} T (protons) and {nominal_name} says {nominal:.4g} T; "
-            "correct one of them or give --imaging-frequency in MHz"
+            "correct one of them or give --imaging-frequency-mhz"
         )

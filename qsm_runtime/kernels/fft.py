@@ -1,5 +1,9 @@
 """The one FFT layer: float32 real-to-complex transforms by FFTW, planned once a shape and remembered on disk.
 
+A volume is transformed plane by plane (y and z), then row by row (x), by FFTW plans no larger than a plane that are
+shared out over threads. Planning a whole volume with FFTW_MEASURE takes seconds a shape, and every patient's mask is
+a new shape; planes take a tenth of that, run as fast, and give the same bits at any thread count.
+
 A Plan owns one aligned real and one aligned half-spectrum array to work in. Transforms are not normalised:
 multiply a filter by `plan.scale` (1/N) instead of spending a pass over memory. Inverse transforms destroy
 their input. Plans are cached per thread of control, so two threads never share work arrays.
@@ -9,6 +13,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +81,11 @@ def save_wisdom() -> bool:
     return True
 
 
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="fft")
+
+
 class Plan:
     """Forward and inverse real transform of one 3-D shape.
 
@@ -90,28 +101,41 @@ class Plan:
         self.scale = 1.0 / (shape[0] * shape[1] * shape[2])
         self.real = self.new_real()
         self.spectrum = self.new_spectrum()
-        known = self._build(("FFTW_MEASURE", "FFTW_WISDOM_ONLY"))
-        if not known:
+        flags = ("FFTW_MEASURE", "FFTW_UNALIGNED")
+        try:
+            self._sets = [self._small_plans((*flags, "FFTW_WISDOM_ONLY")) for _ in range(threads)]
+        except RuntimeError:  # no wisdom for these sizes yet
             start = time.perf_counter()
-            self._build(("FFTW_MEASURE",))
+            self._sets = [self._small_plans(flags) for _ in range(threads)]
             save_wisdom()
             global planning_seconds
             planning_seconds += time.perf_counter() - start
 
-    def _build(self, flags: tuple[str, ...]) -> bool:
-        try:
-            self._forward = pyfftw.FFTW(self.real, self.spectrum, axes=(0, 1, 2), flags=flags, threads=self.threads)
-            self._inverse = pyfftw.FFTW(
-                self.spectrum,
-                self.real,
-                axes=(0, 1, 2),
-                direction="FFTW_BACKWARD",
-                flags=(*flags, "FFTW_DESTROY_INPUT"),
-                threads=self.threads,
-            )
-        except RuntimeError:  # no wisdom for this shape yet
-            return False
-        return True
+    def _small_plans(self, flags: tuple[str, ...]) -> tuple[pyfftw.FFTW, pyfftw.FFTW, pyfftw.FFTW, pyfftw.FFTW]:
+        """Plane and row forward, row and plane inverse; a set for each thread, as a plan holds its arrays."""
+        plane, half_plane, rows = self.real[0], self.spectrum[0], self.spectrum[:, 0]
+        back = {"direction": "FFTW_BACKWARD"}
+        return (
+            pyfftw.FFTW(plane, half_plane, axes=(0, 1), flags=flags),
+            pyfftw.FFTW(rows, rows, axes=(0,), flags=flags),
+            pyfftw.FFTW(rows, rows, axes=(0,), flags=flags, **back),
+            pyfftw.FFTW(half_plane, plane, axes=(0, 1), flags=(*flags, "FFTW_DESTROY_INPUT"), **back),
+        )
+
+    def _each(self, which: int, source: np.ndarray, target: np.ndarray) -> None:
+        """Execute small plan `which` on every leading slice of `source` into that of `target`."""
+
+        def work(thread: int, first: int, last: int) -> None:
+            small = self._sets[thread][which]
+            for n in range(first, last):
+                small.update_arrays(source[n], target[n])
+                small.execute()
+
+        cuts = [len(source) * n // self.threads for n in range(self.threads + 1)]
+        if self.threads == 1:
+            work(0, *cuts)
+        else:
+            list(_pool(self.threads).map(work, range(self.threads), cuts[:-1], cuts[1:]))
 
     def new_real(self) -> np.ndarray:
         """Uninitialised aligned float32 array of the plan's shape."""
@@ -125,16 +149,18 @@ class Plan:
         """Transform `x` (default the plan's real array) into `out` (default its spectrum array). `x` is kept."""
         x = self.real if x is None else x
         out = self.spectrum if out is None else out
-        self._forward.update_arrays(x, out)
-        self._forward.execute()
+        self._each(0, x, out)
+        rows = out.swapaxes(0, 1)
+        self._each(1, rows, rows)
         return out
 
     def inverse(self, c: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
         """Transform `c` (default the plan's spectrum) into `out` (default its real array), unscaled; `c` is lost."""
         c = self.spectrum if c is None else c
         out = self.real if out is None else out
-        self._inverse.update_arrays(c, out)
-        self._inverse.execute()
+        rows = c.swapaxes(0, 1)
+        self._each(2, rows, rows)
+        self._each(3, c, out)
         return out
 
 

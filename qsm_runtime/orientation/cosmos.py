@@ -54,7 +54,8 @@ def cosmos(
             f"COSMOS: these orientations leave directions in k-space unseen (mean D^2 {power:.2g}, {LEAST_POWER} "
             "needed); turn the head further, or about another axis"
         )
-    box = box_of(mask, tuple(box_size // 4 for box_size in box_of(mask).size))
+    nx, ny, nz = box_of(mask).size
+    box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)
     above, below = plan.new_spectrum(), np.zeros(plan.half_shape, np.float32)
     above.fill(0)

@@ -37,7 +37,8 @@ def glta(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, b0_dirs: np.nda
     """
     directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "GLTA")
     lorentz = fit_quadratic_form(local_ppm, directions, mask, "GLTA")
-    box = box_of(mask, tuple(box_size // 4 for box_size in box_of(mask).size))
+    nx, ny, nz = box_of(mask).size
+    box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)
     kx, ky = (np.fft.fftfreq(n, v) for n, v in zip(box.fft_shape[:2], grid.voxel_mm[:2], strict=True))
     k = np.meshgrid(kx, ky, np.fft.rfftfreq(box.fft_shape[2], grid.voxel_mm[2]), indexing="ij", sparse=True)

@@ -78,7 +78,8 @@ def sti(
     """
     directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "STI")
     form = fit_quadratic_form(local_ppm, directions, mask, "STI")
-    box = box_of(mask, tuple(box_size // 4 for box_size in box_of(mask).size))
+    nx, ny, nz = box_of(mask).size
+    box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)
     spectra = np.empty((6, *plan.half_shape), np.complex64)
     for component, spectrum in zip(form, spectra, strict=True):

@@ -45,7 +45,7 @@ def coarser(level: Level) -> Level:
     zero, known = np.float32(0), held > MOST
     return Level(
         np.where(known, mean_field, zero), np.where(known, mean_weight, zero),
-        _blocks(mask, factors).any(axis=(1, 3, 5)), (vx, vy, vz), factors,
+        np.asarray(_blocks(mask, factors).any(axis=(1, 3, 5))), (vx, vy, vz), factors,
     )  # fmt: skip
 
 

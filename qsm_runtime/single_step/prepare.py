@@ -10,11 +10,14 @@ from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import box_of
 from qsm_runtime.kernels.isolated import isolated
+from qsm_runtime.kernels.laplacian import minus_laplacian, minus_laplacian_fourth_order
 from qsm_runtime.kernels.noise_level import noise_level
-from qsm_runtime.kernels.poisson import PoissonSolver, minus_laplacian
+from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import six_neighbours
 
-POISSON_TOLERANCE = 1e-5  # of the Laplacian's norm
+POISSON_TOLERANCE = 1e-4  # of the Laplacian's norm
+CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
+CORRECTION_TOLERANCE = 1e-2
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
@@ -86,7 +89,12 @@ def interior_field(
     if not weight.any():
         raise ReconstructionError("no trusted voxel has all six neighbours in the mask: give a larger, filled mask")
     solver = PoissonSolver(interior, grid.voxel_mm)
-    field, _ = solver.solve(minus_laplacian(field, interior, grid.voxel_mm), tolerance=POISSON_TOLERANCE)
+    # the seven-point solution keeps what oscillates; what is left, smooth, is then made harmonic to fourth order
+    free, _ = solver.solve(minus_laplacian(field, interior, grid.voxel_mm), tolerance=POISSON_TOLERANCE)
+    for _ in range(CORRECTIONS):
+        rhs = minus_laplacian_fourth_order(field - free, interior, inside, grid.voxel_mm)
+        free += solver.solve(rhs, tolerance=CORRECTION_TOLERANCE)[0]
+    field = free
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
         weight *= (reliability[box] / np.median(reliability[box][weight > 0])).astype(np.float32)

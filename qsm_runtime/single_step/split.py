@@ -46,7 +46,8 @@ class TotalVariation:
     def __init__(self, mask: np.ndarray, box: Box, voxel_mm: tuple[float, float, float], knee: float) -> None:
         self.free = np.empty(box.fft_shape, np.uint8)
         loops.free_differences(embed(mask, box, np.empty(box.fft_shape, np.float32)) > 0, self.free)
-        self.steps = tuple(np.float32(1.0 / v) for v in voxel_mm)
+        hx, hy, hz = (np.float32(1.0 / v) for v in voxel_mm)
+        self.steps = hx, hy, hz
         self.knee, self.threshold = np.float32(knee), np.float32(1.0 / RHO_TV_PER_LAMBDA)
         self.weight = np.ones(box.fft_shape, np.float32)
         self.w = np.zeros((3, *box.fft_shape), np.float32)

@@ -159,3 +159,18 @@ def test_options_out_of_range(name, options, case):
 def test_all_errors_are_the_projects_own():
     for error in (InputError, ReconstructionError, ShapeError, UsageError):
         assert issubclass(error, QsmError)
+
+
+def test_pdf_ignores_what_cannot_be_trusted(case):
+    rng = np.random.default_rng(3)
+    trusted = (rng.random(case.mask.shape) > 0.02) | ~case.mask
+    spoilt = np.where(trusted, case.total_ppm, case.total_ppm + 0.3 * rng.choice([-1, 1], trusted.shape))
+    reliability = np.where(trusted, 100, 0).astype(np.float32)
+    options = {"source_passes": 0}
+    clean, valid = run("pdf", case.total_ppm, case.mask, case.grid, **options)
+    weighted, _ = run("pdf", spoilt.astype(np.float32), case.mask, case.grid, reliability=reliability, **options)
+    unweighted, _ = run("pdf", spoilt.astype(np.float32), case.mask, case.grid, **options)
+    here = valid & trusted
+    assert rms((weighted - clean)[here]) < 0.3 * rms((unweighted - clean)[here])
+    with pytest.raises(ShapeError, match="reliability"):
+        run("pdf", case.total_ppm, case.mask, case.grid, reliability=reliability[1:])

@@ -312,7 +312,6 @@ def test_constant_and_non_finite_phase(scan_files):
     holed[0], holed[1, 1, 1] = np.nan, np.inf
     acq = read_nifti([magnitude], [scan_files.image("h.nii", holed)], **flags)
     assert acq.scan.n_not_finite == 81
-    assert any("81 voxels are not finite" in w for w in acq.warnings)
     assert np.isfinite(acq.scan.phase_rad).all()
     nothing = scan_files.image("n.nii", np.full_like(holed, np.nan))
     with pytest.raises(InputError, match="no voxel of volume 1 is finite"):
