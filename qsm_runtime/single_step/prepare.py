@@ -20,6 +20,7 @@ CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
 CORRECTION_TOLERANCE = 1e-2
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
+TINY = np.float32(1e-6)  # 1/ppm
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
@@ -77,7 +78,7 @@ def interior_field(
 
     field   float32 (x, y, z): zero except at voxels whose six neighbours are in the mask. What was taken off is
             harmonic there whatever the boundary values are, so voxels not to be trusted spoil nothing but themselves
-    weight  float32 (x, y, z): reliability over its median (or 1) at those voxels, zero elsewhere and at spikes
+    weight  float32 (x, y, z): inverse deviation, model error included, over its median (or 1) at those voxels, zero elsewhere and at spikes
     """
     box = box_of(mask).slices  # what follows costs memory: only where it matters
     field, trusted = checked_field(total_ppm, mask, grid, reliability)
@@ -97,7 +98,8 @@ def interior_field(
     field = free
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
-        weight *= (reliability[box] / np.median(reliability[box][weight > 0])).astype(np.float32)
+        precision = 1.0 / np.hypot(1.0 / np.maximum(reliability[box], TINY), MODEL_ERROR_PPM)
+        weight *= (precision / np.median(precision[weight > 0])).astype(np.float32)
     full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
     full_field[box], full_weight[box] = field, weight
     return full_field, full_weight

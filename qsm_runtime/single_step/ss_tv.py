@@ -33,7 +33,7 @@ def ss_tv(
     radii_mm: tuple[float, ...] = (12.0, 6.0, 3.0, 1.0),
     regularisation: float | Literal["auto"] = "auto",
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 5.0,
+    outlier_sigmas: float = 20.0,
     iterations: tuple[int, ...] = (100, 50, 24),
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,

@@ -30,7 +30,7 @@ def tgv(
     regularisation: float | Literal["auto"] = "auto",
     ratio_mm: float = 4.0,
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 5.0,
+    outlier_sigmas: float = 20.0,
     iterations: tuple[int, ...] = (100, 50, 24),
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
