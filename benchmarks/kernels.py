@@ -251,7 +251,7 @@ KERNELS: dict[str, Callable[[Field], Prepared]] = {
 
 def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one kernel in this process."""
-    from benchmarks.cases import grid_of
+    from benchmarks.inputs import grid_of
     from qsm_runtime.kernels.threads import set_threads
 
     set_threads(spec["threads"])

@@ -21,7 +21,8 @@ LIMIT_START_S = 90.0  # of a child's limit: imports, reading its input, yardstic
 
 def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Measure one case in this process: the record's own part."""
-    from benchmarks.cases import Inputs, keywords, prepare
+    from benchmarks.cases import keywords, prepare
+    from benchmarks.inputs import Inputs
     from benchmarks.peers import PEERS
     from qsm_runtime.errors import QsmError
     from qsm_runtime.kernels.fft import padded_shape
@@ -72,7 +73,7 @@ def cases(wanted_stages: list[str], wanted: list[str], peers: bool) -> list[tupl
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from benchmarks.cases import dataset, grid_of, phantom
+    from benchmarks.inputs import dataset, grid_of, phantom
 
     environment, todo = bench.environment(), cases(arguments.stage, arguments.method, not arguments.no_peers)
     if arguments.data:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Inputs, keywords, kept, phantom, prepare
+from benchmarks.cases import kept, keywords, prepare
+from benchmarks.inputs import Inputs, phantom
 from benchmarks.methods import listed
 from qsm_runtime import bench, stages
 from qsm_runtime import recipe as recipes
@@ -118,7 +119,7 @@ def method_runs(
 
             done = once()
             auto = next((float(v) for k, v in chosen.items() if k.startswith("regularisation")), None)
-            yield stage, name, None, {**done, "chosen": {k: float(v) for k, v in chosen.items() if np.isscalar(v)}}
+            yield stage, name, None, {**done, "chosen": dict(chosen)}
             if sweep and auto is not None and done["status"] == "ok":
                 for factor in FACTORS:
                     value = auto * factor

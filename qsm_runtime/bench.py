@@ -235,7 +235,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one record to a JSON-lines file, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"schema": SCHEMA, "utc": datetime.now(UTC).isoformat(timespec="seconds"), **record}))
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(json.dumps({"schema": SCHEMA, "utc": when, **record}, default=float))
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

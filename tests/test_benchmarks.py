@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import cases, kernels, methods, report, robustness
+from benchmarks.inputs import Inputs, grid_of, phantom, wrap
 from qsm_runtime import bench, stages
 from qsm_runtime.errors import UsageError
 from qsm_runtime.phantom import simulate_head
@@ -130,7 +131,7 @@ def test_all_methods_are_picked_up_and_typos_are_not():
 
 def test_true_inputs_score_perfectly():
     """What each scorer says of the truth itself; and that one wrong turn is counted as one."""
-    inputs = cases.Inputs(cases.phantom(cases.grid_of(SIZE), seed=0))
+    inputs = Inputs(phantom(grid_of(SIZE), seed=0))
     mask, size = inputs.mask, np.count_nonzero(inputs.mask)
     scored = {s: cases.prepare(s, inputs)[2] for s in stages.STAGES}
     assert scored["mask"](mask)["dice"] == 1
@@ -142,17 +143,17 @@ def test_true_inputs_score_perfectly():
     turned[1][tuple(np.argwhere(mask)[0])] += 8 * np.pi
     assert scored["unwrap"](turned)["wrong_pct"] - before == pytest.approx(100 / size / len(turned))
     # the phase less its offset is the field's: half the voxels far nearer than the noise of the worst
-    rest = cases.wrap(inputs.wrapped_rad([0])[0] - inputs.rad_per_ppm(0) * inputs["carried_ppm"])[mask]
+    rest = wrap(inputs.wrapped_rad([0])[0] - inputs.rad_per_ppm(0) * inputs["carried_ppm"])[mask]
     assert np.median(np.abs(rest)) < 0.05
 
 
 def test_prepared_heads_are_kept_by_their_parameters():
-    grid = cases.grid_of("16,16,16@12")
-    first, other = cases.phantom(grid, seed=3), cases.phantom(grid, seed=4)
+    grid = grid_of("16,16,16@12")
+    first, other = phantom(grid, seed=3), phantom(grid, seed=4)
     assert first != other
-    assert cases.phantom(grid, seed=3) == first
+    assert phantom(grid, seed=3) == first
     head = simulate_head(grid, seed=3)
-    assert np.array_equal(cases.Inputs(first)["phase_rad"], head.scan.phase_rad)
+    assert np.array_equal(Inputs(first)["phase_rad"], head.scan.phase_rad)
 
 
 def test_records_of_another_schema_are_refused(tmp_path):

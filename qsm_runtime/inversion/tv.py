@@ -1,8 +1,9 @@
 """Total-variation inversion of a weighted field.
 
 minimise  1/2 |W (D x - f)|^2 + lambda |g x|_1,  x = 0 outside the mask, g in units of the mean voxel size.
-Sources: Bilgic 2014, 10.1002/mrm.25029 (ADMM for TV); Liu 2013, 10.1002/mrm.24272 (MERIT: voxels whose residual the
-model cannot explain lose weight).
+Sources: Bilgic 2014, 10.1002/mrm.25029 (ADMM for TV). With outlier_rounds the field need not be right everywhere: a
+first round measures it by absolute differences (Lambert 2022, 10.1002/mrm.29218), and voxels whose residual the model
+cannot explain then lose weight (MERIT: Liu 2013, 10.1002/mrm.24272).
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ Source: Milovic 2019 (WH-QSM), 10.1002/mrm.27483.
 minimise  1/2 |W (D x + h - f)|^2 + lambda |g x|_1 + beta/2 |Laplacian h|^2,  x = 0 outside the mask.
 h is eliminated in k-space: susceptibility must explain the share g(k) = K^2 / (K^2 + K0^2) of each wavelength
 (K the Laplacian's symbol, K0 its value at `harmonic_mm`), and no transform is added. The Laplacian is kept small over
-the whole padded box, where the paper asks it of the mask alone.
+the whole padded box, where the paper asks it of the mask alone. Outliers are dealt with as in tv.
 """
 
 from collections.abc import Callable

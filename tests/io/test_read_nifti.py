@@ -162,7 +162,7 @@ def test_field_strength_from_imaging_frequency(scan_files):
     paths = scan_files.per_echo(MagneticFieldStrength=None)
     with pytest.raises(MetadataError, match="give --b0-tesla"):
         read_nifti(paths["mag"], paths["phase"])
-    with pytest.raises(MetadataError, match="--imaging-frequency says"):
+    with pytest.raises(MetadataError, match="--imaging-frequency-mhz says"):
         read_nifti(paths["mag"], paths["phase"], b0_tesla=3, imaging_frequency_mhz=63.9)
 
 
