@@ -74,14 +74,6 @@ def gradient_power(shape: tuple[int, int, int], voxel_mm: tuple[float, float, fl
     return (scale * power).astype(np.float32)
 
 
-@njit(cache=True, inline="always")
-def _cut(length2, t):
-    """Factor that cuts a vector of squared length `length2` to length `t`."""
-    if length2 <= t * t:
-        return np.float32(1.0)
-    return t / np.sqrt(length2)
-
-
 @njit(parallel=True, cache=True, fastmath={"nsz", "contract", "arcp"})
 def _tv_update(x, w, t, edges, hx, hy, hz):
     nx, ny, nz = x.shape

@@ -78,7 +78,8 @@ def interior_field(
 
     field   float32 (x, y, z): zero except at voxels whose six neighbours are in the mask. What was taken off is
             harmonic there whatever the boundary values are, so voxels not to be trusted spoil nothing but themselves
-    weight  float32 (x, y, z): inverse deviation, model error included, over its median (or 1) at those voxels, zero elsewhere and at spikes
+    weight  float32 (x, y, z): inverse deviation, model error included, over its median (or 1) at those voxels; zero
+            elsewhere and at spikes
     """
     box = box_of(mask).slices  # what follows costs memory: only where it matters
     field, trusted = checked_field(total_ppm, mask, grid, reliability)
