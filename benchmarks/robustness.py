@@ -36,8 +36,8 @@ STAGES = ("background", "inversion", "single_step")
 MOST_NOISE_PPM = 0.3  # where a voxel is not to be trusted at all, or nearly so
 NEAR_BEST = 0.9
 BASE: dict[str, Any] = {
-    "shape": (112, 136, 112),
-    "voxel_mm": (1.5, 1.5, 1.5),
+    "shape": (96, 116, 96),
+    "voxel_mm": (1.75, 1.75, 1.75),
     "b0_degrees": 0.0,
     "b0_tesla": 3.0,
     "peak_snr": 100.0,
@@ -45,13 +45,13 @@ BASE: dict[str, Any] = {
 }
 TIMES_S = {1.5: (0.010, 0.024, 0.038, 0.052), 3.0: (0.005, 0.012, 0.019, 0.026), 7.0: (0.004, 0.009, 0.014, 0.019)}
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "3T 1.5mm": {},
+    "3T 1.75mm": {},
     "1.5T": {"b0_tesla": 1.5},
     "7T": {"b0_tesla": 7.0},
-    "0.7mm": {"shape": (128, 150, 128), "voxel_mm": (0.7, 0.7, 0.7)},
-    "1mm": {"shape": (128, 150, 128), "voxel_mm": (1.0, 1.0, 1.0)},
+    "0.7mm": {"shape": (112, 132, 112), "voxel_mm": (0.7, 0.7, 0.7)},
+    "1mm": {"shape": (112, 132, 112), "voxel_mm": (1.0, 1.0, 1.0)},
     "2mm": {"shape": (96, 112, 96), "voxel_mm": (2.0, 2.0, 2.0)},
-    "1x1x3mm": {"shape": (160, 192, 52), "voxel_mm": (1.0, 1.0, 3.0)},
+    "1x1x3mm": {"shape": (144, 172, 48), "voxel_mm": (1.0, 1.0, 3.0)},
     "B0 20deg": {"b0_degrees": 20.0},
     "B0 45deg": {"b0_degrees": 45.0},
     "SNR 30": {"peak_snr": 30.0},

@@ -21,7 +21,7 @@ from qsm_runtime.kernels.convolve import box_of, embed, extract
 from qsm_runtime.kernels.laplacian import minus_laplacian
 from qsm_runtime.kernels.sphere import multiply_quadrant, six_neighbours, sphere_quadrant
 
-ROOM = 4.0  # radii of empty space between the object and its periodic image
+ROOM = 2.0  # radii of empty space between the object and its periodic image
 
 
 def harperella(

@@ -14,7 +14,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.echo_fit import combine_echoes, noise_level, spread_across_voxel
 from qsm_runtime.units import rad_per_ppm
 
-LOST_RAD = 0.5  # standard deviation of a phase above which its branch cannot be told
+LOST_RAD = 1.0  # standard deviation of a phase above which its branch cannot be told
 _NO_SPREAD = np.empty((0, 0, 0), np.float32)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from qsm_runtime.errors import ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.noise_level import noise_level
+from qsm_runtime.kernels.weights import data_weights
 
 Record = Callable[[str, object], None] | None
 DIPOLE_POWER = 4 / 45  # mean of D^2 over directions: the field's variance over that of white susceptibility
-WEIGHT_MAX = 2.0  # no voxel counts for more than this, in units of the median voxel
 
 
 def noise_ppm(local_ppm: np.ndarray, mask: np.ndarray, reliability: np.ndarray | None) -> float:
@@ -32,14 +32,14 @@ def noise_to_signal(noise_ppm: float, local_ppm: np.ndarray, mask: np.ndarray, r
 
 
 def weights(mask: np.ndarray, grid: Grid, reliability: np.ndarray | None) -> np.ndarray:
-    """Data weight a voxel, float32: reliability over its median, at most WEIGHT_MAX; 1 where none is known."""
+    """Data weight a voxel, float32 (kernels/weights); 1 where no reliability is known."""
     if reliability is None:
         return mask.astype(np.float32)
     grid.check(reliability, "reliability")
-    trusted = reliability[mask & (reliability > 0)]
-    if trusted.size == 0:
+    found = data_weights(reliability, mask)
+    if not found.any():
         raise ReconstructionError("reliability is zero throughout the mask: no voxel can be trusted")
-    return np.minimum(reliability * np.float32(1 / np.median(trusted)), np.float32(WEIGHT_MAX)) * mask
+    return found
 
 
 def chosen(name: str, given: float | str, automatic: Callable[[], float], record: Record) -> float:

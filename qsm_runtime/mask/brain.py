@@ -4,7 +4,7 @@
    2002, 10.1002/hbm.10062), on the magnitude at about 2 mm.
 2. Inside it, tissue is what has a share of the signal that is usual around it; an opening cuts what hangs on by thin
    bridges (scalp, eyes, neck), and what is left keeps its veins and lesions: closed at the rim, holes filled.
-3. The rim is cut back to where the phase can be trusted.
+3. The rim is cut back to where the phase can be trusted; deep inside, lesions and fluid without signal are kept.
 """
 
 import warnings
@@ -93,7 +93,17 @@ def brain(
     rim = _closed(largest_component(whole & (straight[crop] >= min_quality)), RIM_MM, grid.voxel_mm)
     mask = np.zeros(grid.shape, bool)
     mask[crop] = fill_holes(rim & whole)
+    mask[crop] |= _deep(mask[crop], factor, coarse_mm)
     return eroded(mask, grid, erode_mm)
+
+
+def _deep(mask: np.ndarray, factor: tuple[int, int, int], coarse_mm: tuple[float, float, float]) -> np.ndarray:
+    """What lies deep in the mask's closed hull: a dark lesion or ventricle that a thin path joins to the outside."""
+    hull = _closed(block_mean(mask.astype(np.float32), factor) > 0.5, DEEP_MM, coarse_mm)
+    deep = distance_outside(~hull, coarse_mm) > DEEP_MM
+    for axis, times in enumerate(factor):
+        deep = np.repeat(deep, times, axis)
+    return deep[tuple(slice(n) for n in mask.shape)]
 
 
 def _closed(mask: np.ndarray, radius_mm: float, voxel_mm: tuple[float, float, float]) -> np.ndarray:

@@ -12,6 +12,7 @@ from qsm_runtime.kernels.convolve import box_of
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.laplacian import minus_laplacian, minus_laplacian_fourth_order
 from qsm_runtime.kernels.noise_level import noise_level
+from qsm_runtime.kernels.weights import data_weights
 from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import six_neighbours
 
@@ -78,8 +79,8 @@ def interior_field(
 
     field   float32 (x, y, z): zero except at voxels whose six neighbours are in the mask. What was taken off is
             harmonic there whatever the boundary values are, so voxels not to be trusted spoil nothing but themselves
-    weight  float32 (x, y, z): inverse deviation, model error included, over its median (or 1) at those voxels; zero
-            elsewhere and at spikes
+    weight  float32 (x, y, z): of the data at those voxels (kernels/weights; 1 without reliability); zero elsewhere
+            and at spikes
     """
     box = box_of(mask).slices  # what follows costs memory: only where it matters
     field, trusted = checked_field(total_ppm, mask, grid, reliability)
@@ -99,8 +100,7 @@ def interior_field(
     field = free
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
-        precision = 1.0 / np.hypot(1.0 / np.maximum(reliability[box], TINY), MODEL_ERROR_PPM)
-        weight *= (precision / np.median(precision[weight > 0])).astype(np.float32)
+        weight = data_weights(reliability[box], weight > 0)
     full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
     full_field[box], full_weight[box] = field, weight
     return full_field, full_weight
