@@ -100,8 +100,8 @@ def polynomial_trend(blocks: np.ndarray, start_rad: np.ndarray, order: int) -> n
 
 
 @njit(parallel=True, cache=True)
-def subtract_phasor(phase_rad, blocks, block, out):
-    """out = wrapped phase minus the angle of `blocks`, interpolated linearly between block centres."""
+def subtract_phasor(phase_rad, mask, blocks, block, out):
+    """out = wrapped phase minus the angle of `blocks`, interpolated linearly between block centres; 0 outside."""
     nx, ny, nz = phase_rad.shape
     mx, my, mz = blocks.shape
     ny_low, ny_part = np.empty(ny, np.int64), np.empty(ny, np.float32)
@@ -128,6 +128,9 @@ def subtract_phasor(phase_rad, blocks, block, out):
                 high = blocks[p, q1, r] * (1 - fx) + blocks[p1, q1, r] * fx
                 line[r] = low * (1 - fy) + high * fy
             for k in range(nz):
+                if not mask[i, j, k]:
+                    out[i, j, k] = 0
+                    continue
                 r, fz = nz_low[k], nz_part[k]
                 value = line[r] * (1 - fz) + line[min(r + 1, mz - 1)] * fz
                 out[i, j, k] = wrap(phase_rad[i, j, k] - np.float32(np.arctan2(value.imag, value.real)))

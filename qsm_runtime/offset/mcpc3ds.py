@@ -35,7 +35,7 @@ def mcpc3ds(
     smoothing_mm: float = 7.0,
     readout: Literal["monopolar", "bipolar"] = "monopolar",
 ) -> np.ndarray:
-    """Wrapped phase (echo, x, y, z), rad, without the smooth offset that does not grow with echo time.
+    """Wrapped phase (echo, x, y, z), rad, without the smooth offset that does not grow with echo time; 0 outside.
 
     phase_rad, magnitude  float32 (echo, x, y, z); mask bool (x, y, z)
     smoothing_mm          standard deviation of the Gaussian, > 0
@@ -64,5 +64,5 @@ def mcpc3ds(
         angle = unwrap_volume(np.angle(blocks), blocks != 0, magnitude=np.abs(blocks))
         blocks = smooth_phasors(blocks, polynomial_trend(blocks, angle, TREND_ORDER), sigma_blocks)
         for echo in range(polarity, len(te), step):
-            subtract_phasor(phase_rad[echo], blocks, block, out[echo])
+            subtract_phasor(phase_rad[echo], mask, blocks, block, out[echo])
     return out
