@@ -78,6 +78,7 @@ def run(
     if region is not None and reference not in (None, "region"):
         raise UsageError(f"--region is for --reference region, not {reference}")
 
+    from qsm_runtime.cli.ahead import compile_ahead
     from qsm_runtime.cli.choices import choose, split_mask
     from qsm_runtime.cli.job import Job, parse_save, reconstruct_one
     from qsm_runtime.kernels.threads import set_threads
@@ -105,6 +106,7 @@ def run(
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
     job = Job(chosen, output, parse_save(save or []), region, overwrite, not no_picture, threads)
+    compile_ahead(chosen)
 
     from qsm_runtime.cli.first_run import FirstRunCost
     from qsm_runtime.cli.progress import Progress

@@ -92,6 +92,7 @@ def demo(
     start = time.perf_counter()
     from qsm_runtime import io
     from qsm_runtime import recipe as recipes
+    from qsm_runtime.cli.ahead import compile_ahead
     from qsm_runtime.cli.first_run import FirstRunCost
     from qsm_runtime.cli.job import Job, reconstruct_one
     from qsm_runtime.cli.progress import Progress
@@ -103,6 +104,7 @@ def demo(
 
     threads = set_threads(threads)
     chosen = recipes.load(recipe)
+    compile_ahead(chosen)
     _check_new(output, overwrite)
     dataset = output / "dataset"
     job = Job(chosen, output, ("mask", "total"), overwrite=overwrite, threads=threads)

@@ -38,6 +38,7 @@ def warmup(
     """Compile kernels and plan FFTs now, so that the first scan does not wait for it."""
     from qsm_runtime import io
     from qsm_runtime import recipe as recipes
+    from qsm_runtime.cli.ahead import compile_ahead
     from qsm_runtime.cli.first_run import FirstRunCost
     from qsm_runtime.cli.progress import Progress
     from qsm_runtime.grid import Grid
@@ -49,6 +50,7 @@ def warmup(
 
     threads = set_threads(threads)
     chosen = [recipes.load(name) for name in recipe or recipes.names()]
+    compile_ahead(chosen[0])
     shapes = [options.numbers(text, "--shape", 3) or () for text in shape or []]
     found = io.find_acquisitions(folder) if folder is not None else []
     start = time.perf_counter()

@@ -38,26 +38,13 @@ def box_of(mask: np.ndarray, margin: tuple[int, int, int] = (0, 0, 0)) -> Box:
     return Box((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), padded_shape(size, margin))
 
 
-@njit(parallel=True, cache=True)
-def _embed(x, out):
-    sx, sy, sz = x.shape
-    for i in prange(out.shape[0]):
-        if i >= sx:
-            out[i] = 0
-            continue
-        for j in range(out.shape[1]):
-            if j >= sy:
-                out[i, j] = 0
-                continue
-            for k in range(sz):
-                out[i, j, k] = x[i, j, k]
-            for k in range(sz, out.shape[2]):
-                out[i, j, k] = 0
-
-
 def embed(x: np.ndarray, box: Box, out: np.ndarray) -> np.ndarray:
     """The crop of `x` (float32 or bool, full grid) in the low corner of `out` (box.fft_shape), zeros elsewhere."""
-    _embed(x[box.slices], out)
+    nx, ny, nz = box.size
+    out[:nx, :ny, :nz] = x[box.slices]
+    out[:nx, :ny, nz:] = 0
+    out[:nx, ny:] = 0
+    out[nx:] = 0
     return out
 
 

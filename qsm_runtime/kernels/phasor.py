@@ -19,15 +19,13 @@ def wrap(phase_rad):
     return phase_rad - TWO_PI * np.rint(phase_rad / TWO_PI)
 
 
-@njit(parallel=True, cache=True)
-def phase_difference(later_rad, earlier_rad):
+def phase_difference(later_rad: np.ndarray, earlier_rad: np.ndarray) -> np.ndarray:
     """Angle of the Hermitian product S2 conj(S1): wrapped difference of two phase volumes, float32."""
-    out = np.empty(later_rad.shape, np.float32)
-    for i in prange(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                out[i, j, k] = wrap(later_rad[i, j, k] - earlier_rad[i, j, k])
-    return out
+    difference = later_rad - earlier_rad
+    turns = np.rint(difference * np.float32(1 / TWO_PI))
+    turns *= np.float32(TWO_PI)
+    difference -= turns
+    return difference
 
 
 @njit(parallel=True, cache=True)
