@@ -9,7 +9,7 @@ import pytest
 from qsm_runtime import stages
 from qsm_runtime.errors import QsmError, UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.convolve import convolve, embed, box_of
+from qsm_runtime.kernels.convolve import box_of, convolve, embed
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import plan
 from qsm_runtime.units import rad_per_ppm
@@ -28,6 +28,7 @@ LEADING = {
     "single_step": ("total_ppm", "mask", "grid"),
     "reference": ("chi_ppm", "mask", "grid"),
 }
+MAY_REFUSE = {("reference", "csf")}  # this ball has no ventricles
 ALL = [(stage, name) for stage in stages.STAGES for name in stages.methods(stage)]
 
 
@@ -97,11 +98,13 @@ def test_signature_and_words(stage: str, name: str) -> None:
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_contract(stage: str, name: str, case: dict) -> None:
     before = {k: v.copy() for k, v in case.items() if isinstance(v, np.ndarray)}
-    try:
+    if (stage, name) in MAY_REFUSE:
+        try:
+            first, second = run(stage, name, case), run(stage, name, case)
+        except QsmError:
+            return
+    else:
         first, second = run(stage, name, case), run(stage, name, case)
-    except QsmError as error:
-        assert stage in ("mask", "reference"), error  # may rightly find no brain, or no ventricles, in this ball
-        return
     for key, array in before.items():
         assert np.array_equal(case[key], array), f"{key} was written"
     results = first if isinstance(first, tuple) else (first,)

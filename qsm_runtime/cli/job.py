@@ -121,7 +121,7 @@ def _picture_path(output: Path, acquisition: io.Acquisition) -> Path:
     return io.map_path(output, acquisition, "chi").with_name(f"{acquisition.name}_Chimap.png")
 
 
-def _map(result: pipeline.Result, name: str) -> np.ndarray:
+def _map(result: pipeline.Result, name: str) -> np.ndarray | None:
     arrays = {
         "mask": result.mask,
         "total": result.total_ppm,

@@ -42,8 +42,9 @@ def dipole_kernel(
     """Continuous dipole sampled in k-space: float32 (nx, ny, nz//2+1), times `scale` (a plan's, to normalise)."""
     kx, ky = (np.fft.fftfreq(n, v) for n, v in zip(shape[:2], voxel_mm[:2], strict=True))
     kz = np.fft.rfftfreq(shape[2], voxel_mm[2])
-    nyquist = tuple(n // 2 if n % 2 == 0 else -1 for n in shape)
-    return _dipole(kx, ky, kz, *(float(b) for b in b0_dir), float(scale), *nyquist)
+    nyquist_x, nyquist_y, nyquist_z = (n // 2 if n % 2 == 0 else -1 for n in shape)
+    bx, by, bz = (float(b) for b in b0_dir)
+    return _dipole(kx, ky, kz, bx, by, bz, float(scale), nyquist_x, nyquist_y, nyquist_z)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")

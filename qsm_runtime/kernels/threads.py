@@ -14,7 +14,7 @@ import numba
 
 from qsm_runtime.errors import UsageError
 
-AVAILABLE = numba.config.NUMBA_NUM_THREADS
+AVAILABLE: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
 def set_threads(count: int | None) -> int:

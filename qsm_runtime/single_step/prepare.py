@@ -12,9 +12,9 @@ from qsm_runtime.kernels.convolve import box_of
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.laplacian import minus_laplacian, minus_laplacian_fourth_order
 from qsm_runtime.kernels.noise_level import noise_level
-from qsm_runtime.kernels.weights import data_weights
 from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import six_neighbours
+from qsm_runtime.kernels.weights import data_weights
 
 POISSON_TOLERANCE = 1e-4  # of the Laplacian's norm
 CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
