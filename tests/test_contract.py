@@ -64,7 +64,7 @@ def case() -> dict:
         "total_ppm": np.where(mask, total, 0).astype(np.float32),
         "magnitude": np.abs(s).astype(np.float32),
         "phase_rad": np.angle(s).astype(np.float32),
-        "reliability": np.where(mask, 100.0, 0).astype(np.float32),
+        "reliability": np.where(mask, 1000.0, 0).astype(np.float32),
         "r2star_per_s": np.where(mask, 25.0, 0).astype(np.float32),
         "region": mask & (np.abs(x) < 6),
         "echo_times_s": TE,

@@ -78,7 +78,7 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
     for text in result.warnings:
         progress.warn(text)
     with progress.step("write"):
-        maps = {"chi": result.chi_ppm} | {name: _map(result, name) for name in job.save}
+        maps = _maps(result, job.save)
         outputs: dict[str, Path] = io.write_maps(
             job.output,
             acquisition,
@@ -121,7 +121,7 @@ def _picture_path(output: Path, acquisition: io.Acquisition) -> Path:
     return io.map_path(output, acquisition, "chi").with_name(f"{acquisition.name}_Chimap.png")
 
 
-def _map(result: pipeline.Result, name: str) -> np.ndarray | None:
+def _maps(result: pipeline.Result, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     arrays = {
         "mask": result.mask,
         "total": result.total_ppm,
@@ -130,7 +130,7 @@ def _map(result: pipeline.Result, name: str) -> np.ndarray | None:
         "r2star": result.r2star_per_s,
         "swi": result.swi,
     }
-    return arrays[name]
+    return {"chi": result.chi_ppm} | {n: a for n, a in arrays.items() if n in names and a is not None}
 
 
 def _said(recipe: Recipe) -> str:

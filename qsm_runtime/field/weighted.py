@@ -35,7 +35,8 @@ def weighted(
     magnitude   float32 (echo, x, y, z); mask bool (x, y, z)
     dephasing   rad of bias per rad^2 of phase spread across a voxel, >= 0; 0 is the plain (m TE)^2 weighting
 
-    Reliability is 0 outside the mask, and where no echo has signal or the field cannot be told. Raises UsageError, ReconstructionError.
+    Reliability is 0 outside the mask, and where no echo has signal or the field cannot be told.
+    Raises UsageError, ReconstructionError.
     """
     if not dephasing >= 0:
         raise UsageError(f"field.dephasing must not be negative, got {dephasing}")
