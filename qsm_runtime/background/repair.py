@@ -8,12 +8,10 @@ is the guess that adds no source:
 """
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from qsm_runtime.errors import ReconstructionError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.laplacian import minus_laplacian
-from qsm_runtime.kernels.poisson import PoissonSolver
+from qsm_runtime.kernels.inpaint import inpaint
 
 
 def repair(total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, reliability: np.ndarray) -> np.ndarray:
@@ -29,14 +27,4 @@ def repair(total_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, reliability: 
     trusted = mask & np.isfinite(reliability) & (reliability > 0) & np.isfinite(total_ppm)
     if not trusted.any():
         raise ReconstructionError("no voxel of the mask has a field that can be trusted: check phase and echo times")
-    field = np.where(trusted, total_ppm, 0).astype(np.float32)
-    untrusted = mask & ~trusted
-    if not untrusted.any():
-        return field
-    # at the mask's edge there is nothing to continue from: outside counts what the nearest trusted voxel has
-    nearest = distance_transform_edt(~trusted, sampling=grid.voxel_mm, return_distances=False, return_indices=True)
-    padded = np.pad(field[tuple(nearest)], 1, mode="edge")
-    unknown = np.pad(untrusted, 1)
-    start = minus_laplacian(padded, unknown, grid.voxel_mm)
-    correction, _ = PoissonSolver(unknown, grid.voxel_mm).solve(-start, tolerance=1e-5)
-    return np.where(mask, (padded + correction)[1:-1, 1:-1, 1:-1], np.float32(0))
+    return inpaint(total_ppm, trusted, mask & ~trusted, grid.voxel_mm)
