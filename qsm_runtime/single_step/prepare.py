@@ -16,9 +16,9 @@ from qsm_runtime.kernels.poisson import PoissonSolver
 from qsm_runtime.kernels.sphere import six_neighbours
 from qsm_runtime.kernels.weights import data_weights
 
-POISSON_TOLERANCE = 1e-4  # of the Laplacian's norm
+POISSON_TOLERANCE = 1e-3  # of the Laplacian's norm: what is left is harmonic enough, and the free sources take it
 CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
-CORRECTION_TOLERANCE = 1e-2
+CORRECTION_TOLERANCE = 1e-1
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
 TINY = np.float32(1e-6)  # 1/ppm
