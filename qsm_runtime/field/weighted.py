@@ -7,14 +7,17 @@ air, veins and bleeds are wrong rather than noisy: var += (dephasing (spread TE_
 The spread comes from a first estimate of the field itself.
 """
 
+import warnings
+
 import numpy as np
 
-from qsm_runtime.errors import ReconstructionError, UsageError
+from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.echo_fit import combine_echoes, noise_level, spread_across_voxel
 from qsm_runtime.units import rad_per_ppm
 
 LOST_RAD = 1.0  # standard deviation of a phase above which its branch cannot be told
+MISFIT = 1.0  # noise levels that phases may typically lie off before it is said; about 0.5 where the model holds
 _NO_SPREAD = np.empty((0, 0, 0), np.float32)
 
 
@@ -50,7 +53,26 @@ def weighted(
         spread = np.empty(grid.shape, np.float32)
         spread_across_voxel(rate, mask, spread)
         combine_echoes(phase_rad, magnitude, te_s, mask, spread, dephasing, noise, rate, deviation)
+    if len(te_s) > 1:
+        misfit = _misfit(phase_rad, magnitude, te_s, mask, noise, rate)
+        if misfit > MISFIT:
+            warnings.warn(
+                f"the echoes' phases do not grow with echo time (typically {misfit:.1f} times the noise off): fat, a "
+                "phase offset that is not smooth, a bipolar readout or wrong echo times; compare with --field linear",
+                QsmWarning,
+                stacklevel=2,
+            )
     return in_ppm(rate, deviation, b0_tesla, echo_times_s[0])
+
+
+def _misfit(
+    phase_rad: np.ndarray, magnitude: np.ndarray, te_s: np.ndarray, mask: np.ndarray, noise: float, rate: np.ndarray
+) -> float:
+    """Median over some masked voxels and all echoes of |phi_e - w TE_e| in standard deviations of its noise."""
+    some = np.flatnonzero(mask)[:: max(1, np.count_nonzero(mask) // 50_000)]
+    residual = phase_rad.reshape(len(te_s), -1)[:, some] - rate.ravel()[some] * te_s[:, None]
+    residual -= 2 * np.pi * np.rint(residual / (2 * np.pi))
+    return float(np.median(np.abs(residual) * magnitude.reshape(len(te_s), -1)[:, some])) / noise
 
 
 def in_ppm(

@@ -1,9 +1,11 @@
 """Field methods against the rate that made the phase, and their reliability against repeated noise."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from qsm_runtime.errors import MetadataError, UsageError
+from qsm_runtime.errors import MetadataError, QsmWarning, UsageError
 from qsm_runtime.field import METHODS
 from qsm_runtime.field.linear import linear, nonlinear
 from qsm_runtime.field.weighted import weighted
@@ -124,3 +126,15 @@ def test_noise_level_is_measured() -> None:
     magnitude, phase = signal(smooth_field(), noise=2.0)
     level = noise_level(magnitude[0], phase[0], np.ones(SHAPE, bool))
     assert level == pytest.approx(2.0, rel=0.1)
+
+
+def test_phases_that_do_not_grow_with_echo_time_are_said() -> None:
+    magnitude, phase = signal(smooth_field(), noise=1.0)
+    mask = np.ones(SHAPE, bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weighted(phase, magnitude, TE, B0, mask, GRID)
+    with pytest.warns(QsmWarning, match="do not grow with echo time"):
+        weighted(phase + np.float32(0.4) * (np.arange(4) % 2)[:, None, None, None], magnitude, TE, B0, mask, GRID)
+    with pytest.warns(QsmWarning, match="wrong echo times"):
+        weighted(phase, magnitude, (0.004, 0.010, 0.012, 0.021), B0, mask, GRID)
