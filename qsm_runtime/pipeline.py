@@ -18,6 +18,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import padded_shape, plan
+from qsm_runtime.kernels.sphere import six_neighbours
 from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
@@ -150,7 +151,10 @@ def reconstruct(
 
     local_ppm = None
     if "single_step" in recipe.steps:
-        chi_ppm, valid = run("single_step", total_ppm, mask, grid), mask
+        chi_ppm = run("single_step", total_ppm, mask, grid)
+        # on the rim, a voxel without a trusted field of its own has neighbours on one side only: its value is a guess
+        valid = mask & (six_neighbours(mask) | (reliability > 0))
+        chi_ppm = np.where(valid, chi_ppm, np.float32(0))
         if "local" in extras:  # there is none on the way: the field that chi makes
             local_ppm = np.where(mask, forward_field(chi_ppm, grid), np.float32(0))
     else:
