@@ -21,7 +21,6 @@ CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
 CORRECTION_TOLERANCE = 1e-1
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
-TINY = np.float32(1e-6)  # 1/ppm
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
