@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from zlib import crc32
 
 import numpy as np
 
@@ -22,7 +23,9 @@ SIDE = 40  # voxels along an axis: enough for three grids of a multiresolution m
 def compile_ahead(recipe: Recipe) -> None:
     """Start compiling what comes after the field in `recipe`, unless an earlier run did or there is no second core."""
     methods = [f"{s}:{recipe.steps[s].method}" for s in recipe.used if s in LATE]
-    done = wisdom_path().with_name(f"compiled-{version('qsm_runtime')}-{version('numba')}")
+    # numba keeps its cache beside the sources: another installation compiles anew
+    installed = crc32(f"{__file__} {os.path.getmtime(__file__)}".encode())
+    done = wisdom_path().with_name(f"compiled-{version('qsm_runtime')}-{version('numba')}-{installed:08x}")
     if done.exists() or (os.cpu_count() or 1) < 2 or not methods:
         return
     try:
