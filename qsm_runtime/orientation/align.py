@@ -5,6 +5,7 @@ transform from its world to a common one (the identity where registration was wr
 each scan's own array axes and turns with them, since the magnet stays and the head moves.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,23 @@ class Aligned(NamedTuple):
     b0_dirs: np.ndarray
 
 
-def _turned(affine: np.ndarray, name: str) -> np.ndarray:
-    """The rotation in a 4x4 affine (unit columns), refused where its axes are not orthogonal."""
+def check_rigid(transform: np.ndarray, name: str) -> np.ndarray:
+    """`transform` as float64 (4, 4). Raises InputError where it is anything but a rotation and a shift."""
+    matrix = np.asarray(transform, float)
+    if matrix.shape != (4, 4) or not np.all(np.isfinite(matrix)):
+        raise InputError(f"{name} must be a finite 4x4 matrix, got shape {matrix.shape}")
+    rotation = matrix[:3, :3]
+    rigid = np.abs(rotation.T @ rotation - np.eye(3)).max() <= RIGID_TOLERANCE and np.linalg.det(rotation) > 0
+    if not rigid or np.abs(matrix[3] - (0, 0, 0, 1)).max() > RIGID_TOLERANCE:
+        raise InputError(
+            f"{name} is not rigid (it scales, shears or mirrors): register with six degrees of freedom, between world "
+            "coordinates in mm"
+        )
+    return matrix
+
+
+def unit_axes(affine: np.ndarray, name: str) -> np.ndarray:
+    """Unit columns (3, 3) of a 4x4 affine. Raises InputError where they are not orthogonal."""
     columns = affine[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
     if affine.shape != (4, 4) or not np.all(np.isfinite(affine)) or lengths.min() <= 0:
@@ -34,6 +50,18 @@ def _turned(affine: np.ndarray, name: str) -> np.ndarray:
     if np.abs(axes.T @ axes - np.eye(3)).max() > RIGID_TOLERANCE:
         raise InputError(f"{name} is sheared: only rigid alignment keeps the field's physics")
     return axes
+
+
+def directions_in_first(
+    affines: Sequence[np.ndarray], b0_dirs: np.ndarray, transforms: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """B0 of every scan in the array axes of the first: float64 (n, 3). Arguments and errors as for `align`."""
+    transforms = [np.eye(4)] * len(affines) if transforms is None else transforms
+    axes = [
+        check_rigid(transform, f"transform {n}")[:3, :3] @ unit_axes(np.asarray(affine, float), f"affine {n}")
+        for n, (transform, affine) in enumerate(zip(transforms, affines, strict=True))
+    ]
+    return np.array([axes[0].T @ own @ b0 for own, b0 in zip(axes, np.asarray(b0_dirs, float), strict=True)])
 
 
 def align(
@@ -56,19 +84,13 @@ def align(
     transforms = [np.eye(4)] * count if transforms is None else transforms
     if not (len(masks) == len(affines) == len(transforms) == count) or b0_dirs.shape != (count, 3):
         raise ShapeError(f"{count} fields need {count} masks, affines, transforms and B0 directions")
-    for n, transform in enumerate(transforms):
-        rotation = np.asarray(transform, float)[:3, :3]
-        if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID_TOLERANCE:
-            raise InputError(f"transform {n} is not rigid: register with six degrees of freedom")
+    directions = directions_in_first(affines, b0_dirs, transforms)
     world = [np.asarray(t, float) @ np.asarray(a, float) for t, a in zip(transforms, affines, strict=True)]
-    first = _turned(world[0], "affine 0")
     shape = local_ppm[0].shape
     fields, shared = np.zeros((count, *shape), np.float32), np.ones(shape, bool)
-    directions = np.empty((count, 3))
     for n, (field, mask) in enumerate(zip(local_ppm, masks, strict=True)):
         if field.shape != mask.shape:
             raise ShapeError(f"mask {n} has shape {mask.shape}, expected {field.shape}")
-        directions[n] = first.T @ _turned(world[n], f"affine {n}") @ b0_dirs[n]
         to_scan = np.linalg.inv(world[n]) @ world[0]
         if np.allclose(to_scan, np.eye(4), atol=1e-6) and field.shape == shape:
             fields[n], inside = np.where(mask, field, 0), mask

@@ -8,25 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsm_runtime.errors import InputError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract, multiply
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.orientation.geometry import dipole_power
 from qsm_runtime.orientation.inputs import checked_orientations
-
-LEAST_ORIENTATIONS = 3
-LEAST_POWER = 2e-3  # of mean D^2 over the orientations in the worst direction: noise grows 22-fold there
-
-
-def worst_power(directions: np.ndarray) -> float:
-    """Least mean D(k)^2 over the orientations (n, 3), k going over a half sphere in steps of about two degrees."""
-    count = 4000
-    z = (np.arange(count) + 0.5) / count
-    angle = np.pi * (1 + 5**0.5) * np.arange(count)  # golden spiral
-    radius = np.sqrt(1 - z * z)
-    k = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
-    return float(((1.0 / 3.0 - (k @ directions.T) ** 2) ** 2).mean(axis=1).min())
 
 
 def cosmos(
@@ -45,15 +32,9 @@ def cosmos(
     b0_dirs    (n, 3): direction of B0 in the axes of that frame, a scan each
     Raises InputError where the orientations are too few or too much alike, ShapeError.
     """
-    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "COSMOS")
-    power = worst_power(directions)
+    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, "cosmos")
     if record is not None:
-        record("least_dipole_power", power)
-    if power < LEAST_POWER:
-        raise InputError(
-            f"COSMOS: these orientations leave directions in k-space unseen (mean D^2 {power:.2g}, {LEAST_POWER} "
-            "needed); turn the head further, or about another axis"
-        )
+        record("least_dipole_power", dipole_power(directions)[0])
     nx, ny, nz = box_of(mask).size
     box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)

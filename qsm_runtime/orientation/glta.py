@@ -15,9 +15,8 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
-from qsm_runtime.orientation.inputs import PAIRS, checked_orientations, fit_quadratic_form
-
-LEAST_ORIENTATIONS = 6
+from qsm_runtime.orientation.geometry import PAIRS
+from qsm_runtime.orientation.inputs import checked_orientations, fit_quadratic_form
 
 
 class BulkAndLorentz(NamedTuple):
@@ -35,8 +34,8 @@ def glta(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, b0_dirs: np.nda
     b0_dirs    (n, 3): direction of B0 in the axes of that frame, a scan each
     Raises InputError where the orientations are too few or do not determine a tensor, ShapeError.
     """
-    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "GLTA")
-    lorentz = fit_quadratic_form(local_ppm, directions, mask, "GLTA")
+    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, "glta")
+    lorentz = fit_quadratic_form(local_ppm, directions, mask)
     nx, ny, nz = box_of(mask).size
     box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)

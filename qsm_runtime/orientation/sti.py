@@ -22,8 +22,6 @@ from qsm_runtime.kernels import (
 from qsm_runtime.kernels.convolve import box_of, embed, extract
 from qsm_runtime.orientation.inputs import checked_orientations, fit_quadratic_form
 
-LEAST_ORIENTATIONS = 6
-
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _tensor_of_form(t, kx, ky, kz, nyquist, scale):
@@ -76,8 +74,8 @@ def sti(
     b0_dirs    (n, 3): direction of B0 in the axes of that frame, a scan each
     Raises InputError where the orientations are too few or do not determine a tensor, ShapeError.
     """
-    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, LEAST_ORIENTATIONS, "STI")
-    form = fit_quadratic_form(local_ppm, directions, mask, "STI")
+    directions = checked_orientations(local_ppm, mask, grid, b0_dirs, "sti")
+    form = fit_quadratic_form(local_ppm, directions, mask)
     nx, ny, nz = box_of(mask).size
     box = box_of(mask, (nx // 4, ny // 4, nz // 4))
     plan = fft.plan(box.fft_shape)

@@ -7,8 +7,8 @@ from qsm_runtime.errors import InputError, ReconstructionError, ShapeError
 from qsm_runtime.grid import Grid
 from qsm_runtime.orientation.align import align
 from qsm_runtime.orientation.cosmos import cosmos
+from qsm_runtime.orientation.geometry import PAIRS
 from qsm_runtime.orientation.glta import glta
-from qsm_runtime.orientation.inputs import PAIRS
 from qsm_runtime.orientation.sti import decompose, sti
 
 GRID = Grid((30, 28, 32), (1.0, 1.2, 1.5))
