@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from benchmarks import robustness
+from benchmarks import pathology, robustness
 from qsm_runtime import bench
 
 mpl.use("Agg")
@@ -245,6 +245,9 @@ def write(records: Records, folder: Path) -> Path:
         speedup_plot(faster, most, folder / "threads.png")
         text += ["## Threads", "", f"![speed-up with {most} threads](threads.png)", ""]
     text += robustness.tables([r for r in records if r["kind"] == "robustness"])
+    text += pathology.tables([r for r in records if r["kind"] == "pathology"])
+    if (folder / "pathology.png").exists():
+        text += ["![slices through the lesions of one head](pathology.png)", ""]
     path = folder / "report.md"
     path.write_text("\n".join(text), encoding="utf-8")
     return path

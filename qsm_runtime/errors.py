@@ -41,5 +41,17 @@ class OutputError(QsmError, OSError):
     exit_code = 5
 
 
+class ModelError(QsmError, ValueError):
+    """A network whose card, file or tensors are missing, damaged or do not fit one another."""
+
+    exit_code = 6
+
+
+class DeviceError(QsmError, RuntimeError):
+    """A device or provider that was asked for and cannot run here."""
+
+    exit_code = 7
+
+
 class QsmWarning(UserWarning):
     """A result that stands, made in another way than asked or of doubtful quality: the message says why."""

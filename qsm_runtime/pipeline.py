@@ -20,6 +20,7 @@ from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import padded_shape, plan
 from qsm_runtime.kernels.sphere import six_neighbours
 from qsm_runtime.kernels.threads import get_threads
+from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
 
@@ -110,6 +111,7 @@ def reconstruct(
     region: np.ndarray | None = None,
     extras: Sequence[str] = (),
     progress: Callable[[Event], None] | None = None,
+    runtime: Runtime | None = None,
 ) -> Result:
     """Susceptibility of a scan by a recipe.
 
@@ -117,6 +119,7 @@ def reconstruct(
     region    bool (x, y, z): reference region, for reference method "region"
     extras    of EXTRAS: maps to make beside
     progress  called with Events
+    runtime   how networks are run; None: Runtime()
 
     Raises ReconstructionError where a stage cannot give a trustworthy result, UsageError for options.
     """
@@ -126,7 +129,7 @@ def reconstruct(
     run = _Run(recipe, progress)
     if scan.n_not_finite:
         run.warn(f"{scan.n_not_finite} voxels are not finite and were left out")
-    run.supply = {"echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla}
+    run.supply = {"echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla, "runtime": runtime}
     mask = _mask(run, scan, mask)
     swi = None
     if "swi" in extras:

@@ -26,6 +26,7 @@ SUPPLIED = frozenset(
         "r2star_per_s",
         "progress",
         "record",
+        "runtime",
     }
 )
 _required = inspect.Parameter.empty

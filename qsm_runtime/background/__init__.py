@@ -5,6 +5,7 @@ from collections.abc import Callable
 from qsm_runtime.background.harperella import harperella
 from qsm_runtime.background.ismv import ismv
 from qsm_runtime.background.lbv import lbv
+from qsm_runtime.background.network import network
 from qsm_runtime.background.pdf import pdf
 from qsm_runtime.background.resharp import resharp
 from qsm_runtime.background.sharp import sharp
@@ -18,4 +19,5 @@ METHODS: dict[str, Callable] = {
     "lbv": lbv,
     "pdf": pdf,
     "harperella": harperella,
+    "network": network,
 }

@@ -13,11 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
-from qsm_runtime.background.sharp import keep
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.cg import cg
-from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.convolve import box_of, embed, extract, keep
 from qsm_runtime.kernels.laplacian import minus_laplacian
 from qsm_runtime.kernels.sphere import multiply_quadrant, six_neighbours, sphere_quadrant
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
-from qsm_runtime.background.sources import with_sources
+from qsm_runtime.background.sources import ERODED_MARGIN_MM, with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.convolve import box_of, embed, extract
@@ -47,14 +47,12 @@ def ismv(
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     masked = Masked(total_ppm, mask, grid)
     field, mask, grid = masked.field, masked.mask, masked.grid
-    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
+    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm, radius_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "iSMV", radius_mm)
 
-    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
+    box = box_of(mask, voxels_of(max(radius_mm + max(grid.voxel_mm), ERODED_MARGIN_MM), grid))
     plan = fft.plan(box.fft_shape)
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm, plan.scale)
-    inside = np.zeros(plan.shape, np.bool_)
-    inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
     solver = PoissonSolver(valid, grid.voxel_mm)
     background = plan.new_real()
 
@@ -65,25 +63,25 @@ def ismv(
         enough = tolerance * float(np.linalg.norm(field[mask]))
         for step in range(max_iterations):
             multiply_quadrant(plan.forward(background), mean, plan.spectrum)
-            change = float(np.sqrt(_replace(background, plan.inverse(), inside).sum()))
+            change = float(np.sqrt(_replace(background, plan.inverse(), valid).sum()))
             if progress is not None:
                 progress((step + 1) / max_iterations)
             if change <= enough:
                 break
         return field - extract(background, box, grid.shape)
 
-    local = with_sources(remove, field, mask, grid, source_passes)
+    local = with_sources(remove, field, mask, grid, source_passes, box)
     return masked.restore(local, valid)
 
 
 @njit(parallel=True, cache=True)
 def _replace(x, y, mask):
-    """x = y in the mask, in place; returns the squared change, summed over each plane."""
-    changes = np.zeros(x.shape[0])
-    for i in prange(x.shape[0]):
+    """x = y in the mask (in the low corner of both), in place; returns the squared change, summed over each plane."""
+    changes = np.zeros(mask.shape[0])
+    for i in prange(mask.shape[0]):
         change = 0.0
-        for j in range(x.shape[1]):
-            for k in range(x.shape[2]):
+        for j in range(mask.shape[1]):
+            for k in range(mask.shape[2]):
                 if mask[i, j, k]:
                     change += (np.float64(y[i, j, k]) - x[i, j, k]) ** 2
                     x[i, j, k] = y[i, j, k]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require
-from qsm_runtime.background.sources import Sources
+from qsm_runtime.background.sources import Sources, sources_box
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.laplacian import minus_laplacian_fourth_order
@@ -48,11 +48,11 @@ def lbv(
     require(max_iterations >= 1, "max_iterations", "1 or more", max_iterations)
     masked = Masked(total_ppm, mask, grid)
     field, mask, grid = masked.field, masked.mask, masked.grid
-    core = distance_inside(mask, grid.voxel_mm) > peel_mm
+    core = distance_inside(mask, grid.voxel_mm, peel_mm) > peel_mm if peel_mm else mask
     valid = six_neighbours(core)
     refuse_empty(valid, "LBV", peel_mm + max(grid.voxel_mm))
     solver = PoissonSolver(valid, grid.voxel_mm)
-    sources = Sources(core, grid) if source_passes else None
+    sources = Sources(core, grid, sources_box(core, grid)) if source_passes else None
 
     local, known = np.zeros_like(field), np.zeros_like(field)
     for done in range(source_passes + 2):  # the second solve is for the order of the stencil

@@ -13,12 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
-from qsm_runtime.background.sharp import keep
-from qsm_runtime.background.sources import with_sources
+from qsm_runtime.background.sources import ERODED_MARGIN_MM, with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.cg import cg, combine
-from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.convolve import box_of, embed, extract, keep
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
 
@@ -54,20 +53,18 @@ def resharp(
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     masked = Masked(total_ppm, mask, grid)
     field, mask, grid = masked.field, masked.mask, masked.grid
-    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
+    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm, radius_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "RESHARP", radius_mm)
 
-    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
+    box = box_of(mask, voxels_of(max(radius_mm + max(grid.voxel_mm), ERODED_MARGIN_MM), grid))
     plan = fft.plan(box.fft_shape)
     difference = 1 - sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
     normalised = difference * np.float32(plan.scale)
-    inside = np.zeros(plan.shape, np.bool_)
-    inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
 
     def project(spectrum: np.ndarray, out: np.ndarray) -> None:
         """(d - S) M (d - S) x"""
         multiply_quadrant(spectrum, normalised, plan.spectrum)
-        keep(plan.inverse(), inside)
+        keep(plan.inverse(), valid)
         multiply_quadrant(plan.forward(out=out), difference, out)
 
     def apply(spectrum: np.ndarray, out: np.ndarray) -> None:
@@ -80,13 +77,12 @@ def resharp(
         """The inverse, were the mask everywhere."""
         multiply_quadrant(spectrum, inverse, out)
 
-    rhs = plan.new_spectrum()
-
     def remove(field: np.ndarray) -> np.ndarray:
-        project(plan.forward(embed(field, box, plan.real)), rhs)
+        rhs = [plan.new_spectrum()]
+        project(plan.forward(embed(field, box, plan.real)), rhs[0])
         spectrum, _ = cg(
             apply,
-            rhs,
+            rhs.pop(),
             tolerance=tolerance,
             max_iterations=max_iterations,
             precondition=precondition,
@@ -97,5 +93,5 @@ def resharp(
         local *= np.float32(plan.scale)
         return extract(local, box, grid.shape) * mask
 
-    local = with_sources(remove, field, mask, grid, source_passes)
+    local = with_sources(remove, field, mask, grid, source_passes, box)
     return masked.restore(local, valid)

@@ -7,13 +7,12 @@ Schweser 2011, 10.1016/j.neuroimage.2010.10.070
 """
 
 import numpy as np
-from numba import njit, prange
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
-from qsm_runtime.background.sources import with_sources
+from qsm_runtime.background.sources import ERODED_MARGIN_MM, with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
-from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.convolve import box_of, embed, extract, keep
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
 
@@ -40,14 +39,12 @@ def sharp(
     require(source_passes >= 0, "source_passes", "0 or more", source_passes)
     masked = Masked(total_ppm, mask, grid)
     field, mask, grid = masked.field, masked.mask, masked.grid
-    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm), grid.voxel_mm, radius_mm)
+    valid = sphere_fits(mask, distance_inside(mask, grid.voxel_mm, radius_mm), grid.voxel_mm, radius_mm)
     refuse_empty(valid, "SHARP", radius_mm)
 
-    box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
+    box = box_of(mask, voxels_of(max(radius_mm + max(grid.voxel_mm), ERODED_MARGIN_MM), grid))
     plan = fft.plan(box.fft_shape)
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radius_mm)
-    inside = np.zeros(plan.shape, np.bool_)
-    inside[tuple(slice(n) for n in box.size)] = valid[box.slices]
 
     difference = (1 - mean) * np.float32(plan.scale)
     deconvolution = inverse_of_difference(mean, threshold, plan.scale)
@@ -55,11 +52,11 @@ def sharp(
     def remove(field: np.ndarray) -> np.ndarray:
         spectrum = plan.forward(embed(field, box, plan.real))
         multiply_quadrant(spectrum, difference, spectrum)
-        keep(plan.inverse(), inside)
+        keep(plan.inverse(), valid)
         multiply_quadrant(plan.forward(), deconvolution, spectrum)
-        return extract(keep(plan.inverse(), inside), box, grid.shape)
+        return extract(keep(plan.inverse(), valid), box, grid.shape)
 
-    return masked.restore(with_sources(remove, field, mask, grid, source_passes), valid)
+    return masked.restore(with_sources(remove, field, mask, grid, source_passes, box), valid)
 
 
 def inverse_of_difference(mean: np.ndarray, threshold: float, scale: float) -> np.ndarray:
@@ -67,14 +64,3 @@ def inverse_of_difference(mean: np.ndarray, threshold: float, scale: float) -> n
     difference = 1 - mean
     kept = np.abs(difference) >= threshold
     return np.where(kept, np.float32(scale) / np.where(kept, difference, 1), 0).astype(np.float32)
-
-
-@njit(parallel=True, cache=True)
-def keep(x, mask):
-    """Zero `x` outside the mask, in place; returns it."""
-    for i in prange(x.shape[0]):
-        for j in range(x.shape[1]):
-            for k in range(x.shape[2]):
-                if not mask[i, j, k]:
-                    x[i, j, k] = 0
-    return x

@@ -12,11 +12,11 @@ import numpy as np
 from numba import njit, prange
 
 from qsm_runtime.background.masked import Masked, refuse_empty, require, voxels_of
-from qsm_runtime.background.sharp import inverse_of_difference, keep
-from qsm_runtime.background.sources import with_sources
+from qsm_runtime.background.sharp import inverse_of_difference
+from qsm_runtime.background.sources import sources_box, with_sources
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
-from qsm_runtime.kernels.convolve import box_of, embed, extract
+from qsm_runtime.kernels.convolve import box_of, embed, extract, keep
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.sphere import multiply_quadrant, sphere_fits, sphere_quadrant
 
@@ -53,11 +53,10 @@ def vsharp(
     box = box_of(mask, voxels_of(radius_mm + max(grid.voxel_mm), grid))
     plan = fft.plan(box.fft_shape)
     ball = largest_ball(mask, grid, radii)
-    refuse_empty(ball >= 0, "V-SHARP", smallest_radius_mm)
-    inside = np.full(plan.shape, -1, np.int8)
-    inside[tuple(slice(n) for n in box.size)] = ball[box.slices]
+    valid = ball >= 0
+    refuse_empty(valid, "V-SHARP", smallest_radius_mm)
 
-    used = [n for n in range(len(radii)) if (inside == n).any()]
+    used = [n for n in range(len(radii)) if (ball == n).any()]
     balls = {n: sphere_quadrant(plan.shape, grid.voxel_mm, radii[n], plan.scale) for n in used}
     mean = sphere_quadrant(plan.shape, grid.voxel_mm, radii[0])
     deconvolution = inverse_of_difference(mean, threshold, plan.scale)
@@ -69,16 +68,16 @@ def vsharp(
         plan.forward(embed(field, box, residual), spectrum)
         for n in used:
             multiply_quadrant(spectrum, balls[n], plan.spectrum)
-            _subtract_where(residual, plan.inverse(), inside, n)
+            _subtract_where(residual, plan.inverse(), ball, n)
             done += 1
             if progress is not None:
                 progress(done / (len(used) * (source_passes + 1)))
-        keep(residual, inside >= 0)
+        keep(residual, valid)
         multiply_quadrant(plan.forward(residual), deconvolution, plan.spectrum)
-        return extract(keep(plan.inverse(), inside >= 0), box, grid.shape)
+        return extract(keep(plan.inverse(), valid), box, grid.shape)
 
-    valid = ball >= 0
-    return masked.restore(with_sources(remove, field, mask, grid, source_passes), valid)
+    local = with_sources(remove, field, mask, grid, source_passes, sources_box(mask, grid))
+    return masked.restore(local, valid)
 
 
 def radii_between(largest_mm: float, smallest_mm: float, step_mm: float) -> list[float]:
@@ -89,7 +88,7 @@ def radii_between(largest_mm: float, smallest_mm: float, step_mm: float) -> list
 
 def largest_ball(mask: np.ndarray, grid: Grid, radii_mm: list[float]) -> np.ndarray:
     """Index of the largest ball that fits at each voxel (radii from large to small), -1 where none does: int8."""
-    distance_mm = distance_inside(mask, grid.voxel_mm)
+    distance_mm = distance_inside(mask, grid.voxel_mm, radii_mm[0])
     ball = np.full(mask.shape, -1, np.int8)
     for n in reversed(range(len(radii_mm))):
         ball[sphere_fits(mask, distance_mm, grid.voxel_mm, radii_mm[n])] = n
@@ -98,9 +97,9 @@ def largest_ball(mask: np.ndarray, grid: Grid, radii_mm: list[float]) -> np.ndar
 
 @njit(parallel=True, cache=True)
 def _subtract_where(x, y, index, n):
-    """x -= y where index == n, in place."""
-    for i in prange(x.shape[0]):
-        for j in range(x.shape[1]):
-            for k in range(x.shape[2]):
+    """x -= y where index == n, in place; `index` lies in the low corner of both."""
+    for i in prange(index.shape[0]):
+        for j in range(index.shape[1]):
+            for k in range(index.shape[2]):
                 if index[i, j, k] == n:
                     x[i, j, k] -= y[i, j, k]

@@ -1,7 +1,7 @@
 """The `qsm` command: its sub-commands, and what becomes of every error.
 
 Exit codes: 0 done, 1 a bug, 2 usage, 3 unreadable or inconsistent input, 4 missing metadata, 5 no result or not
-written, 130 interrupted, 143 terminated.
+written, 6 a network or its card that does not hold, 7 a device that cannot run here, 130 interrupted, 143 terminated.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from qsm_runtime.cli import analyse, catalogue, map_stages, run, scan_stages, simulate, warmup
+from qsm_runtime.cli import analyse, catalogue, map_stages, models, orient, run, scan_stages, simulate, warmup
 from qsm_runtime.cli.options import spread
 from qsm_runtime.cli.output import print_json
 from qsm_runtime.errors import QsmError
@@ -58,11 +58,13 @@ app.command("unwrap")(scan_stages.unwrap)
 app.command("field")(scan_stages.field)
 app.command("background")(map_stages.background)
 app.command("invert")(map_stages.invert)
+app.command("orient")(orient.orient)
 app.command("compare")(analyse.compare)
 app.command("picture")(analyse.picture)
 app.command("methods")(catalogue.methods)
 app.command("recipes")(catalogue.recipes)
 app.command("warmup")(warmup.warmup)
+app.add_typer(models.app, name="models")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,11 +15,15 @@ from qsm_runtime.cli.progress import Progress
 from qsm_runtime.errors import UsageError
 from qsm_runtime.io.atomic import check_writable
 from qsm_runtime.kernels.threads import get_threads
+from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.report.picture import overview
 
 SAVEABLE = ("mask", "total", "local", "reliability", "r2star", "swi")
-PACKAGES = ("qsm_runtime", "numpy", "scipy", "numba", "pyfftw", "nibabel")
+PACKAGES = (
+    "qsm_runtime", "numpy", "scipy", "numba", "pyfftw", "nibabel", "onnxruntime", "onnxruntime-gpu",
+    "onnxruntime-ep-openvino", "openvino",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Job:
     overwrite: bool = False
     picture: bool = True
     threads: int | None = None
+    runtime: Runtime | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,9 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
 
     extras = tuple(name for name in job.save if name in pipeline.EXTRAS)
     result = pipeline.reconstruct(
-        acquisition.scan, job.recipe, mask=acquisition.mask, region=region, extras=extras, progress=progress.event
-    )
+        acquisition.scan, job.recipe, mask=acquisition.mask, region=region, extras=extras, progress=progress.event,
+        runtime=job.runtime,
+    )  # fmt: skip
     for text in result.warnings:
         progress.warn(text)
     with progress.step("write"):

@@ -33,7 +33,7 @@ Magnitude = Annotated[
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """A field map, read and in ppm, with what may come beside it."""
 
     field_ppm: "np.ndarray"
@@ -61,6 +61,10 @@ def background(
     reliability: Reliability = None,
     magnitude: Magnitude = None,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -68,12 +72,13 @@ def background(
     """Local field in ppm, from a total field, and the mask in which it is valid."""
     from qsm_runtime.cli.stage_call import Calls, step_of
 
+    how = options.runtime(device, precision, models, strict)
     step = step_of("background", method, options.settings(settings))
     output = _needed(output)
     mask_output = mask_output or _beside(output, "_mask")
     with _progress(quiet, threads) as progress:
-        calls = Calls(progress)
-        case = _read(field_path, mask, units, b0_tesla, b0_dir, reliability, magnitude, calls)
+        calls = Calls(progress, how)
+        case = read_case(field_path, mask, units, b0_tesla, b0_dir, reliability, magnitude, calls)
         _check([output, mask_output], case.inputs, overwrite)
         local_ppm, valid = calls("background", step, (case.field_ppm, case.inside, case.grid), case.supply)
         _write({output: (local_ppm, "ppm"), mask_output: (valid, "")}, case, calls, overwrite, threads, {})
@@ -99,6 +104,11 @@ def invert(
     reliability: Reliability = None,
     magnitude: Magnitude = None,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
+    fallback: options.Fallback = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -111,13 +121,14 @@ def invert(
         raise UsageError("--method names an inversion of the local field, --single-step one of the total: give one")
     if (region is not None) != (reference == "region"):
         raise UsageError("--reference region and --region FILE belong together")
+    how = options.runtime(device, precision, models, strict, fallback)
     stage = "inversion" if single_step is None else "single_step"
     step = step_of(stage, single_step or method, options.settings(settings))
     referencing = step_of("reference", reference)
     output = _needed(output)
     with _progress(quiet, threads) as progress:
-        calls = Calls(progress)
-        case = _read(field_path, mask, units, b0_tesla, b0_dir, reliability, magnitude, calls)
+        calls = Calls(progress, how)
+        case = read_case(field_path, mask, units, b0_tesla, b0_dir, reliability, magnitude, calls)
         _check([output], case.inputs, overwrite)
         if region is not None:
             case.supply["region"], said = io.read_mask(region, like=field_path)
@@ -156,7 +167,7 @@ def _check(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:
     check_writable([q for p in outputs for q in (p, io.sidecar_path(p))], inputs, overwrite)
 
 
-def _read(
+def read_case(
     path: Path,
     mask: Path | None,
     units: str | None,
@@ -165,7 +176,7 @@ def _read(
     reliability: Path | None,
     magnitude: Path | None,
     calls: Any,
-) -> _Case:
+) -> Case:
     """The field in ppm inside its mask. Raises MetadataError where its unit is not known."""
     import numpy as np
 
@@ -206,12 +217,12 @@ def _read(
                 raise InputError(f"{extra}: shape {found.grid.shape}, but the field has {field.grid.shape}")
             supply[name] = found.array if name == "reliability" else found.array[None]
             inputs.append(extra)
-    return _Case(array, inside, field.grid, field.placement, supply, inputs, calls.warnings)
+    return Case(array, inside, field.grid, field.placement, supply, inputs, calls.warnings)
 
 
 def _write(
     maps: dict[Path, tuple[Any, str]],
-    case: _Case,
+    case: Case,
     calls: Any,
     overwrite: bool,
     threads: int | None,

@@ -1,13 +1,17 @@
 """Options that several commands share, and what they become."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qsm_runtime.errors import UsageError
 
-FILE_OPTIONS = ("--magnitude", "--phase", "--real", "--imaginary", "--complex")  # several files may follow each
+if TYPE_CHECKING:
+    from qsm_runtime.networks.runtime import Runtime
+
+FILE_OPTIONS = ("--magnitude", "--phase", "--real", "--imaginary", "--complex", "--fields", "--masks", "--transform")
+# several files may follow each
 
 Input = Annotated[
     Path | None,
@@ -44,6 +48,24 @@ B0Dir = Annotated[
     typer.Option("--b0-dir", metavar="X,Y,Z", help="B0 in array axes, for files whose header has no orientation."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Default: all that this process may use.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="Of networks: auto, cpu, cuda[:N] or tensorrt[:N].")
+]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="P", help="Of networks: f32, or lower by choice: tf32, f16, bf16.")
+]
+Models = Annotated[
+    list[Path] | None, typer.Option("--models", metavar="FOLDER", help="Look for networks there first. Repeatable.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Data outside what a network was trained on is an error, not a warning.")
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback", metavar="METHOD", help="Inversion method for data outside what a network was trained on."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but warnings and errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -80,6 +102,15 @@ def numbers(text: str | None, option: str, count: int | None = None) -> tuple[fl
         what = f"{count} numbers" if count else "numbers"
         raise UsageError(f"{option} takes {what} separated by commas, got {text!r}")
     return found
+
+
+def runtime(
+    device: str, precision: str, models: list[Path] | None, strict: bool = False, fallback: str | None = None
+) -> "Runtime":
+    """How networks are run. Raises UsageError."""
+    from qsm_runtime.networks.runtime import Runtime
+
+    return Runtime(device, precision, tuple(models or ()), strict, fallback or "")
 
 
 def settings(texts: list[str] | None) -> dict[str, str]:

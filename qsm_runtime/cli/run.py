@@ -61,6 +61,11 @@ def run(
     b0_dir: options.B0Dir = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no PNG.")] = False,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
+    fallback: options.Fallback = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -78,6 +83,7 @@ def run(
     if region is not None and reference not in (None, "region"):
         raise UsageError(f"--region is for --reference region, not {reference}")
 
+    how = options.runtime(device, precision, models, strict, fallback)
     from qsm_runtime.cli.ahead import compile_ahead
     from qsm_runtime.cli.choices import choose, split_mask
     from qsm_runtime.cli.job import Job, parse_save, reconstruct_one
@@ -105,7 +111,7 @@ def run(
         folder, select, magnitude, phase, real, imaginary, complex_, mask_file, echo_times_ms, b0_tesla,
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
-    job = Job(chosen, output, parse_save(save or []), region, overwrite, not no_picture, threads)
+    job = Job(chosen, output, parse_save(save or []), region, overwrite, not no_picture, threads, how)
     compile_ahead(chosen)
 
     from qsm_runtime.cli.first_run import FirstRunCost

@@ -1,13 +1,16 @@
 """`qsm mask`, `qsm unwrap` and `qsm field`: single stages that start from a scan."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qsm_runtime.cli import options
 from qsm_runtime.cli.output import print_json
 from qsm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from qsm_runtime.networks.runtime import Runtime
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="A .nii.gz or .nii file.")]
 Method = Annotated[str | None, typer.Option("--method", metavar="METHOD", help="Default: the default recipe's.")]
@@ -34,6 +37,10 @@ def mask(
     phase_sign: options.PhaseSign = "auto",
     b0_dir: options.B0Dir = None,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -47,7 +54,8 @@ def mask(
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
     steps = {"mask": step_of("mask", method, options.settings(settings))}
-    return _run("mask", wanted, steps, output, None, overwrite, threads, as_json, quiet)
+    how = options.runtime(device, precision, models, strict)
+    return _run("mask", wanted, steps, output, None, how, overwrite, threads, as_json, quiet)
 
 
 def unwrap(
@@ -72,6 +80,10 @@ def unwrap(
     phase_sign: options.PhaseSign = "auto",
     b0_dir: options.B0Dir = None,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -91,7 +103,8 @@ def unwrap(
         "offset": step_of("offset", offset),
         "unwrap": step_of("unwrap", method, options.settings(settings)),
     }
-    return _run("unwrap", wanted, steps, output, None, overwrite, threads, as_json, quiet)
+    how = options.runtime(device, precision, models, strict)
+    return _run("unwrap", wanted, steps, output, None, how, overwrite, threads, as_json, quiet)
 
 
 def field(
@@ -118,6 +131,10 @@ def field(
     phase_sign: options.PhaseSign = "auto",
     b0_dir: options.B0Dir = None,
     overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "f32",
+    models: options.Models = None,
+    strict: options.Strict = False,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -138,7 +155,8 @@ def field(
         "unwrap": step_of("unwrap", unwrap),
         "field": step_of("field", method, options.settings(settings)),
     }
-    return _run("field", wanted, steps, output, reliability, overwrite, threads, as_json, quiet)
+    how = options.runtime(device, precision, models, strict)
+    return _run("field", wanted, steps, output, reliability, how, overwrite, threads, as_json, quiet)
 
 
 def _run(
@@ -147,6 +165,7 @@ def _run(
     steps: dict[str, Any],
     output: Path | None,
     reliability: Path | None,
+    how: "Runtime",
     overwrite: bool,
     threads: int | None,
     as_json: bool,
@@ -166,7 +185,7 @@ def _run(
 
     set_threads(threads)
     with Progress(quiet) as progress:
-        calls = Calls(progress)
+        calls = Calls(progress, how)
         pending = find_one(wanted)
         with progress.step("read"):
             acquisition = pending.read()

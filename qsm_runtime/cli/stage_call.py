@@ -12,10 +12,11 @@ from qsm_runtime.cli.job import software_versions
 from qsm_runtime.cli.progress import Progress
 from qsm_runtime.errors import QsmWarning, UsageError
 from qsm_runtime.kernels.threads import get_threads
+from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.pipeline import Event
 from qsm_runtime.recipe import Step, load
 
-MAY_LACK = ("reliability", "progress", "record")  # a method copes without
+MAY_LACK = ("reliability", "progress", "record", "runtime")  # a method copes without
 
 
 def step_of(stage: str, method: str | None, settings: Mapping[str, str] | None = None) -> Step:
@@ -35,6 +36,7 @@ class Calls:
     """The methods called one after another: their settings, warnings and seconds, for the sidecar."""
 
     progress: Progress
+    runtime: Runtime | None = None
     methods: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -48,7 +50,11 @@ class Calls:
         def report(fraction: float) -> None:
             self.progress.event(Event(stage, step.method, fraction, time.perf_counter() - start))
 
-        own = {"progress": report, "record": lambda key, value: self.chosen.update({f"{stage}.{key}": value})}
+        own = {
+            "progress": report,
+            "record": lambda key, value: self.chosen.update({f"{stage}.{key}": value}),
+            "runtime": self.runtime,
+        }
         at_hand = {key: value for key, value in supply.items() if value is not None} | own
         wanted = stages.supplied(function)
         parameters = inspect.signature(function).parameters

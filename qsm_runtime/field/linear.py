@@ -10,7 +10,7 @@ import numpy as np
 from qsm_runtime.errors import MetadataError, ReconstructionError, UsageError
 from qsm_runtime.field.weighted import in_ppm
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.echo_fit import fit_line, noise_level
+from qsm_runtime.kernels.echo_fit import channel_noise, fit_line
 
 
 def linear(
@@ -58,7 +58,7 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray]:
     if len(echo_times_s) < 2:
         raise MetadataError("fitting phase against echo time needs at least two echoes; use --field weighted")
-    noise = noise_level(magnitude[0], phase_rad[0], mask)
+    noise = channel_noise(magnitude[0], phase_rad[0], mask)
     if noise <= 0:
         raise ReconstructionError("the phase carries no measurable noise inside the mask; is it constant there?")
     rate, deviation = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 
 from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.echo_fit import combine_echoes, noise_level, spread_across_voxel
+from qsm_runtime.kernels.echo_fit import channel_noise, combine_echoes, spread_across_voxel
 from qsm_runtime.units import rad_per_ppm
 
 LOST_RAD = 1.0  # standard deviation of a phase above which its branch cannot be told
@@ -44,7 +44,7 @@ def weighted(
     if not dephasing >= 0:
         raise UsageError(f"field.dephasing must not be negative, got {dephasing}")
     te_s = np.asarray(echo_times_s, np.float64)
-    noise = noise_level(magnitude[0], phase_rad[0], mask)
+    noise = channel_noise(magnitude[0], phase_rad[0], mask)
     if noise <= 0:
         raise ReconstructionError("the phase carries no measurable noise inside the mask; is it constant there?")
     rate, deviation = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.float32)

@@ -7,6 +7,7 @@ from qsm_runtime.inversion.ilsqr import ilsqr
 from qsm_runtime.inversion.lsqr import lsqr
 from qsm_runtime.inversion.medi import medi
 from qsm_runtime.inversion.ndi import ndi
+from qsm_runtime.inversion.network import network
 from qsm_runtime.inversion.nltv import nltv
 from qsm_runtime.inversion.rts import rts
 from qsm_runtime.inversion.sdi import sdi
@@ -32,4 +33,5 @@ METHODS: dict[str, Callable] = {
     "hdqsm": hdqsm,
     "medi": medi,
     "star": star,
+    "network": network,
 }

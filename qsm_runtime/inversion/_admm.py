@@ -37,6 +37,11 @@ def mean_voxels(grid: Grid) -> tuple[float, float, float]:
     return x / mean, y / mean, z / mean
 
 
+def axis_powers(shape: tuple[int, int, int], step_size: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
+    """E(k) of differences.py, axis by axis (float64): their sum at k is that of the gradient."""
+    return tuple((2.0 * np.sin(np.pi * np.fft.fftfreq(n)) / v) ** 2 for n, v in zip(shape, step_size, strict=True))
+
+
 def absolute_data(noise_ppm: float) -> DataStep:
     """a W |y - f|: absolute differences at the scale a of a field with white noise of `noise_ppm`."""
     corner2 = np.float32(max(CORNER * noise_ppm, CORNER_FLOOR_PPM) ** 2)
@@ -65,23 +70,18 @@ class Splitting:
         self.field = np.where(self.weight2 > 0, local_ppm[inner], np.float32(0))
         self.dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
         self.x, self.y = p.new_real(), p.new_real()
-        self.spectrum, self.data = p.new_spectrum(), p.new_spectrum()
+        self.spectrum, self.data = p.spectrum, p.new_spectrum()
         self.solve = np.empty_like(self.dipole)
-        self.u_y, self.u_p = np.zeros(p.shape, np.float32), np.zeros(p.shape, np.float32)
+        self.u_y, self.u_p = np.zeros_like(self.field), np.zeros(p.shape, np.float32)
         self.w = np.zeros((3, *p.shape), np.float32)
         self.old = np.zeros_like(self.field)
         self.trust: np.ndarray = NO_TRUST  # share of each wavelength of the field that susceptibility must explain
 
     def prepare(self, rho: float, r: float, rho_support: float) -> None:
         """Diagonal of the x-update."""
-        power = gradient_power(self.plan.shape, self.step_size, rho)
-        np.multiply(self.dipole, self.dipole, out=self.solve)
-        if self.trust.size > 1:
-            self.solve *= self.trust
-        self.solve *= np.float32(r)
-        self.solve += power
-        self.solve += np.float32(rho_support)
-        np.divide(np.float32(self.plan.scale), self.solve, out=self.solve)
+        power_x, power_y, power_z = axis_powers(self.plan.shape, self.step_size)
+        given = np.float32(r), float(rho), np.float32(rho_support), np.float32(self.plan.scale)
+        splitting.inverse_diagonal(self.dipole, self.trust, power_x, power_y, power_z, *given, self.solve)
 
     def start(self, ridge: float = 1e-2) -> None:
         """x from the closed form D / (D^2 + ridge), y = D x."""
@@ -90,9 +90,18 @@ class Splitting:
         nx, ny, nz = self.field.shape
         self.y[:nx, :ny, :nz] = self.field
         p.forward(self.y, self.spectrum)
-        self.spectrum *= self.dipole / (self.dipole * self.dipole + np.float32(ridge)) * np.float32(p.scale)
-        np.multiply(self.spectrum, self.dipole, out=self.data)
+        splitting.ridge_start(self.spectrum, self.dipole, np.float32(ridge), np.float32(p.scale), self.data)
         p.inverse(self.spectrum, self.x)
+        p.inverse(self.data, self.y)
+
+    def start_from(self, chi_ppm: np.ndarray) -> None:
+        """x from a map on the full grid, y = D x."""
+        p, inner = self.plan, self.box.slices
+        nx, ny, nz = self.field.shape
+        self.x[...] = 0
+        self.x[:nx, :ny, :nz] = chi_ppm[inner] * self.mask
+        p.forward(self.x, self.spectrum)
+        np.multiply(self.spectrum, self.dipole * np.float32(p.scale), out=self.data)
         p.inverse(self.data, self.y)
 
     def run(

@@ -69,10 +69,9 @@ class MaskedDipole:
             multiply(spectrum, inverse)
             take(p.inverse(spectrum), self.support, out)
 
-        rhs = self.adjoint(self.field * self.weight, np.empty_like(self.field))
         x, _ = cg.cg(
             normal,
-            rhs,
+            self.adjoint(self.field * self.weight, np.empty_like(self.field)),
             tolerance=1e-3,
             max_iterations=iterations,
             precondition=precondition,

@@ -47,10 +47,9 @@ def hdqsm(
     check(local_ppm, mask, grid)
     if not tolerance >= 0 or min(first_iterations, max_iterations) < 1:
         raise UsageError("hdqsm: tolerance must not be negative, and both iteration counts at least 1")
-    w = weights(mask, grid, reliability)
     noise = noise_ppm(local_ppm, mask, reliability)
     value = chosen("hdqsm", regularisation, lambda: regularisation_from_noise(noise), record)
-    state = Splitting(local_ppm, w * w, mask, grid)
+    state = Splitting(local_ppm, weights(mask, grid, reliability) ** 2, mask, grid)
     state.start()
     state.run(
         absolute_data(noise),

@@ -69,7 +69,6 @@ def ilsqr(
     flat = _flat(model, mask[model.box.slices], voxel)
     root = np.float32(np.sqrt(p.scale))
     cone = (np.abs(model.dipole) < threshold * p.scale).astype(np.float32) * root
-    work = np.empty_like(flat)
 
     def differences(y: np.ndarray, out: np.ndarray) -> None:
         np.multiply(y, cone, out=p.spectrum)
@@ -77,17 +76,19 @@ def ilsqr(
         out *= flat
 
     def back(g: np.ndarray, out: np.ndarray) -> None:
-        np.multiply(g, flat, out=work)
-        gradient_adjoint(work, voxel, p.real)
+        gradient_adjoint(g, voxel, p.real)  # all that is ever given is zero where `flat` is
         multiply(p.forward(p.real, out), cone)
 
-    place(first, model.support, p.real)
-    rhs = gradient(p.real, voxel)
-    rhs *= flat
+    def flat_part() -> np.ndarray:
+        place(first, model.support, p.real)
+        g = gradient(p.real, voxel)
+        g *= flat
+        return g
+
     streaks, _ = cg.lsmr(
         differences,
         back,
-        rhs,
+        flat_part(),
         p.new_spectrum(),
         tolerance=tolerance,
         max_iterations=streak_iterations,
@@ -99,7 +100,7 @@ def ilsqr(
 
 
 def _flat(model: MaskedDipole, mask: np.ndarray, voxel: tuple[float, float, float]) -> np.ndarray:
-    """float32 (3, padded box): 1 at differences inside the mask that are no edge of the clamped-inverse map."""
+    """bool (3, padded box): differences inside the mask that are no edge of the clamped-inverse map."""
     p = model.plan
     place(model.field, model.support, p.real)
     inverse = model.dipole / np.float32(p.scale)
@@ -110,7 +111,7 @@ def _flat(model: MaskedDipole, mask: np.ndarray, voxel: tuple[float, float, floa
     inside = np.zeros(p.shape, bool)
     nx, ny, nz = mask.shape
     inside[:nx, :ny, :nz] = mask
-    flat = np.zeros(strength.shape, np.float32)
+    flat = np.zeros(strength.shape, bool)
     for axis in range(3):
         both = inside & np.roll(inside, -1, axis)
         flat[axis][both] = strength[axis][both] <= np.quantile(strength[axis][both], 1 - EDGE_SHARE)

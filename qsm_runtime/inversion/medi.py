@@ -75,10 +75,9 @@ def medi(
         raise UsageError(f"medi: tolerance must not be negative and max_iterations at least {ROUNDS}")
     if magnitude is not None and magnitude.shape[-3:] != grid.shape:
         raise ShapeError(f"magnitude has shape {magnitude.shape}, expected (echo, {', '.join(map(str, grid.shape))})")
-    w = weights(mask, grid, reliability)
     noise = noise_ppm(local_ppm, mask, reliability)
     value = chosen("medi", regularisation, lambda: regularisation_from_noise(noise), record)
-    state = Splitting(local_ppm, w * w, mask, grid)
+    state = Splitting(local_ppm, weights(mask, grid, reliability) ** 2, mask, grid)
     edges = NO_EDGES
     if magnitude is not None:
         inner = (..., *state.box.slices)

@@ -15,13 +15,13 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._admm import GRADIENT_PENALTY, SUPPORT_PENALTY, mean_voxels
+from qsm_runtime.inversion._admm import GRADIENT_PENALTY, NO_TRUST, SUPPORT_PENALTY, axis_powers, mean_voxels
 from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, noise_to_signal, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import splitting
 from qsm_runtime.kernels.convolve import extract
-from qsm_runtime.kernels.differences import gradient_power, tv_reflect, tv_update
+from qsm_runtime.kernels.differences import tv_reflect, tv_update
 
 NOISE_FACTOR = 0.35  # lambda over the noise of the field: step 1 has amplified it
 FLOOR_PPM = 2e-4
@@ -91,10 +91,13 @@ def _fill_cone(
     rho = GRADIENT_PENALTY * regularisation
     x, rhs, spectrum = p.new_real(), p.real, p.spectrum
     splitting.place(first, model.support, x)
-    known = (np.abs(model.dipole) > threshold * p.scale).astype(np.float32)
+    known = model.dipole  # is not needed any more
+    np.greater(np.abs(known), threshold * p.scale, out=known, casting="unsafe")
     anchor = p.forward(x, p.new_spectrum())
     anchor *= known
-    solve = np.float32(p.scale) / (gradient_power(p.shape, voxel, rho) + known + np.float32(SUPPORT_PENALTY))
+    given = np.float32(1), float(rho), np.float32(SUPPORT_PENALTY), np.float32(p.scale)
+    splitting.inverse_diagonal(known, NO_TRUST, *axis_powers(p.shape, voxel), *given, known)
+    solve = known
     w, u = np.zeros((3, *p.shape), np.float32), np.zeros(p.shape, np.float32)
     mask, old = model.support > 0, np.zeros_like(model.field)
     sums = np.empty((mask.shape[0], 2))

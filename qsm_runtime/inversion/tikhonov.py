@@ -12,16 +12,21 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._direct import check, invert
+from qsm_runtime.inversion._direct import Strength, check, invert
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, noise_to_signal
 from qsm_runtime.kernels import inverse_filters
 
-FLOOR = 1e-3  # lambda of a field without noise: periodic images and the cut at the mask
+NOISE_FACTOR = 0.28  # lambda over the noise's share of the susceptibility, in amplitude; from simulated heads
+FLOOR = 1.5e-3  # lambda of a field without noise: the cut at the mask
 
 
 def regularisation_from_noise(noise_to_signal: float) -> float:
-    """lambda for noise whose variance is `noise_to_signal` of the susceptibility's."""
-    return max(noise_to_signal, FLOOR)
+    """lambda for noise whose variance is `noise_to_signal` of the susceptibility's.
+
+    Wiener's lambda is the ratio of variances itself, which a few strong sources make small. Contrast is spread over
+    decades: each place asks for the lambda of its own, and what serves most of them grows as the ratio's root.
+    """
+    return max(NOISE_FACTOR * noise_to_signal**0.5, FLOOR)
 
 
 def tikhonov(
@@ -31,6 +36,7 @@ def tikhonov(
     *,
     regularisation: float | Literal["auto"] = "auto",
     penalty: Literal["identity", "gradient"] = "identity",
+    strength: Strength = "corrected",
     reliability: np.ndarray | None = None,
     record: Record = None,
 ) -> np.ndarray:
@@ -40,6 +46,7 @@ def tikhonov(
     mask            bool (x, y, z)
     regularisation  lambda, without unit; "auto" takes it from the noise
     penalty         what is kept small: the map ("identity") or its differences over one mean voxel ("gradient")
+    strength        "corrected" by 1 / mean(D H) where the penalty is the identity, or as "filtered"
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm: the noise, where given
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask; its mean over the padded box is zero, as D(0) = 0.
@@ -65,4 +72,4 @@ def tikhonov(
         kept = inverse_filters.ridge(dipole, (axes[0], axes[1], axes[2]), value, scale, last_size)
         return kept if penalty == "identity" else 1.0
 
-    return invert(local_ppm, mask, grid, inverse)
+    return invert(local_ppm, mask, grid, inverse, strength)

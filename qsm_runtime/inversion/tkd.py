@@ -8,16 +8,24 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._direct import invert
+from qsm_runtime.inversion._direct import Strength, invert
 from qsm_runtime.kernels import inverse_filters
 
 
-def tkd(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, threshold: float = 0.15) -> np.ndarray:
+def tkd(
+    local_ppm: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    *,
+    threshold: float = 0.15,
+    strength: Strength = "corrected",
+) -> np.ndarray:
     """Susceptibility by thresholded k-space division.
 
     local_ppm  float32 (x, y, z), local field in ppm; only its values inside the mask are used
     mask       bool (x, y, z)
     threshold  delta, above 0 and below 2/3 (the largest |D|)
+    strength   "corrected" by 1 / mean(D H), or as "filtered": weaker, and quieter
     Returns float32 (x, y, z) in ppm, zero outside the mask; its mean over the padded box is zero, as D(0) = 0.
     Raises UsageError, ShapeError, ReconstructionError (empty mask).
     """
@@ -27,4 +35,4 @@ def tkd(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid, *, threshold: float
     def inverse(dipole: np.ndarray, scale: float, last_size: int) -> float:
         return inverse_filters.threshold(dipole, threshold, 1, scale, last_size)
 
-    return invert(local_ppm, mask, grid, inverse)
+    return invert(local_ppm, mask, grid, inverse, strength)

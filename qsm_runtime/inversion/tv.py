@@ -56,10 +56,9 @@ def tv(
     check(local_ppm, mask, grid)
     if not tolerance >= 0 or max_iterations < 1 or outlier_rounds < 0:
         raise UsageError("tv: tolerance and outlier_rounds must not be negative, max_iterations at least 1")
-    w = weights(mask, grid, reliability)
     noise = noise_ppm(local_ppm, mask, reliability)
     value = chosen("tv", regularisation, lambda: regularisation_from_noise(noise), record)
-    state = Splitting(local_ppm, w * w, mask, grid)
+    state = Splitting(local_ppm, weights(mask, grid, reliability) ** 2, mask, grid)
     state.start()
     state.run_rounds(
         squares_step,

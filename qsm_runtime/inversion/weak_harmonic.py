@@ -17,15 +17,8 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
+from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.splitting import squares_step
-
-NOISE_FACTOR = 0.12  # lambda over the noise: twice that of a field whose background is known to be gone
-FLOOR_PPM = 4e-5
-
-
-def regularisation_from_noise(noise_ppm: float) -> float:
-    """lambda in ppm for a field with white noise of `noise_ppm`."""
-    return max(NOISE_FACTOR * noise_ppm, FLOOR_PPM)
 
 
 def weak_harmonic(

@@ -1,22 +1,18 @@
 """NIfTI files to a Scan: parts paired by echo, metadata settled, phase scaled and its sign made the project's."""
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from qsm_runtime.errors import InputError, MetadataError, UsageError
+from qsm_runtime.errors import UsageError
+from qsm_runtime.io.acquire import scan_of
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.echoes import Echo, check_pairing_known, echo_times, echoes_of, pair, phase_difference_time
 from qsm_runtime.io.image import Image, check_same_grid, grid_of, load, load_all, placement_of, stem_of
 from qsm_runtime.io.mask_file import mask_of
-from qsm_runtime.io.phase_scaling import PI, Scaling, settle_scaling
+from qsm_runtime.io.phase_scaling import Scaling, settle_scaling
 from qsm_runtime.io.phase_sign import settle_sign
 from qsm_runtime.io.sidecar import agreed_text, dataset_root, entities_of, field_strength
-from qsm_runtime.scan import Scan
-from qsm_runtime.units import TWO_PI
 
 Paths = Sequence[Path | str]
 PARTS = (("magnitude", "phase"), ("phase",), ("real", "imaginary"), ("complex",))
@@ -69,19 +65,18 @@ def read_nifti(
     manufacturer = agreed_text(metas, "Manufacturer")
     sign, sign_reason, said = settle_sign(manufacturer, phase_sign)
     warnings += said
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        if "phase" in images:
-            scaling = settle_scaling(images["phase"], phase_scale)
-            scaling_text = next(iter(scaling.values())).text
-            warnings += sorted({w for s in scaling.values() for w in s.warnings})
-            phase_rad = _stack(echoes["phase"], lambda e: _phase(e, scaling[str(e.image.path)], sign), pool)
-            magnitude_out = _magnitude(echoes.get("magnitude"), phase_rad, is_difference, pool)
-        else:
-            if phase_scale != "auto":
-                raise UsageError("a phase scale has no meaning for real and imaginary or complex images")
-            scaling_text = f"angle of {' and '.join(images)} images"
-            magnitude_out, phase_rad = _polar(echoes, sign, pool, warnings)
-    scan = Scan(magnitude_out, phase_rad, times_s, field_tesla, grid)
+    scaling: dict[str, Scaling] = {}
+    if "phase" in images:
+        scaling = settle_scaling(images["phase"], phase_scale)
+        scaling_text = next(iter(scaling.values())).text
+    elif phase_scale != "auto":
+        raise UsageError("a phase scale has no meaning for real and imaginary or complex images")
+    else:
+        scaling_text = f"angle of {' and '.join(images)} images"
+    scan = scan_of(
+        echoes, times_s, field_tesla, grid, scaling=scaling, sign=sign, manufacturer=manufacturer,
+        echo_difference=is_difference, threads=threads, warnings=warnings,
+    )  # fmt: skip
     stem, folder = _stem_and_folder(main, name)
     return Acquisition(
         scan=scan,
@@ -135,78 +130,6 @@ def _check_parts(paths: dict[str, list[Path]], mask: Path | str | None) -> None:
     if len(set(listed)) < len(listed):
         twice = next(p for p in listed if listed.count(p) > 1)
         raise UsageError(f"{twice.name} was given twice")
-
-
-def _stack(echoes: Sequence[Echo], read: Callable[[Echo], np.ndarray], pool: ThreadPoolExecutor) -> np.ndarray:
-    out = np.empty((len(echoes), *echoes[0].image.shape), np.float32)
-
-    def fill(index: int) -> None:
-        out[index] = read(echoes[index])
-
-    list(pool.map(fill, range(len(echoes))))
-    return out
-
-
-def _phase(echo: Echo, scaling: Scaling, sign: int) -> np.ndarray:
-    phase_rad = echo.image.volume(echo.index, sign * scaling.slope, sign * scaling.intercept)
-    if scaling.wrap:
-        phase_rad -= np.float32(TWO_PI) * np.rint(phase_rad / np.float32(TWO_PI))
-    if echo.image.stored.dtype.kind == "f":
-        phase_rad[np.isinf(phase_rad)] = np.nan  # clipping must not make a value of it
-    return np.clip(phase_rad, -PI, PI, out=phase_rad)  # rounding of the stored scale
-
-
-def _real_valued(echo: Echo) -> np.ndarray:
-    if echo.image.stored.dtype.kind == "c":
-        raise InputError(f"{echo.image.name} holds complex samples; give it as the complex image")
-    return echo.image.volume(echo.index, echo.image.slope, echo.image.intercept)
-
-
-def _complex_valued(echo: Echo) -> np.ndarray:
-    if echo.image.stored.dtype.kind != "c":
-        raise InputError(f"{echo.image.name}: samples are not complex")
-    return echo.image.stored[..., echo.index]
-
-
-def _magnitude(
-    echoes: Sequence[Echo] | None, phase_rad: np.ndarray, difference: bool, pool: ThreadPoolExecutor
-) -> np.ndarray:
-    if echoes is None:
-        return np.ones_like(phase_rad)
-    magnitude = _stack(echoes, _real_valued, pool)
-    if not difference or len(magnitude) == 1:
-        return magnitude
-    with np.errstate(invalid="ignore", divide="ignore"):  # the noise of a difference: 1/m^2 = 1/m1^2 + 1/m2^2
-        combined = magnitude[0] * magnitude[1] / np.hypot(magnitude[0], magnitude[1])
-    both_zero = (magnitude[0] == 0) & (magnitude[1] == 0)
-    return np.where(both_zero, np.float32(0), combined)[None]
-
-
-def _polar(
-    echoes: dict[str, list[Echo]], sign: int, pool: ThreadPoolExecutor, warnings: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitude and phase (echo, x, y, z) of complex, or real and imaginary, images."""
-    if "complex" in echoes:
-        magnitude = _stack(echoes["complex"], lambda e: np.abs(_complex_valued(e)), pool)
-        phase_rad = _stack(echoes["complex"], lambda e: sign * np.angle(_complex_valued(e)), pool)
-    else:
-        real, imaginary = (_stack(echoes[part], _real_valued, pool) for part in ("real", "imaginary"))
-        for part, values in (("real", real), ("imaginary", imaginary)):
-            if not np.nanmin(values) < 0:
-                raise MetadataError(f"the {part} images have no negative values: their offset was lost; convert again")
-        magnitude, phase_rad = np.hypot(real, imaginary), sign * np.arctan2(imaginary, real)
-    if _alternates(magnitude[0], phase_rad[0]):
-        warnings.append("the signal changed sign from slice to slice (as GE stores it); every second slice was negated")
-        odd = phase_rad[..., 1::2]
-        odd += np.where(odd > 0, np.float32(-PI), np.float32(PI))
-    return magnitude, phase_rad
-
-
-def _alternates(magnitude: np.ndarray, phase_rad: np.ndarray) -> bool:
-    """Whether neighbouring slices are nearly opposite in phase throughout, which no field does."""
-    weight = np.nan_to_num(magnitude[..., 1:] * magnitude[..., :-1])
-    step = np.nan_to_num(phase_rad[..., 1:] - phase_rad[..., :-1])
-    return bool(np.sum(weight * np.cos(step), dtype=float) < -0.5 * np.sum(weight, dtype=float))
 
 
 def _stem_and_folder(image: Image, name: str | None) -> tuple[str, str]:

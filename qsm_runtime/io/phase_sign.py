@@ -19,6 +19,10 @@ ALIASES = {"+1": "+", "1": "+", "-1": "-"}
 SIGN_OF_MANUFACTURER = {"ge": -1, "siemens": 1, "philips": 1}
 
 
+def is_ge(manufacturer: str) -> bool:
+    return "ge" in _words(manufacturer)
+
+
 def settle_sign(manufacturer: str, phase_sign: str = "auto") -> tuple[int, str, list[str]]:
     """+1 or -1 to multiply the stored phase by, the reason, and warnings. phase_sign: "auto", "+" or "-"."""
     phase_sign = ALIASES.get(phase_sign, phase_sign)
@@ -26,7 +30,7 @@ def settle_sign(manufacturer: str, phase_sign: str = "auto") -> tuple[int, str, 
         raise UsageError(f"phase sign {phase_sign!r} is none of {', '.join(SIGNS)}")
     if phase_sign != "auto":
         return SIGNS[phase_sign], "as given", []
-    words = manufacturer.lower().replace("_", " ").split()
+    words = _words(manufacturer)
     for vendor, sign in SIGN_OF_MANUFACTURER.items():
         if vendor in words:
             return sign, f"{manufacturer} stores phase with sign {'+' if sign > 0 else '-'}", []
@@ -35,3 +39,7 @@ def settle_sign(manufacturer: str, phase_sign: str = "auto") -> tuple[int, str, 
         f"{said}; phase is taken as growing with field (+): give --phase-sign - if susceptibility comes out inverted"
     )
     return 1, said, [warning]
+
+
+def _words(manufacturer: str) -> list[str]:
+    return manufacturer.lower().replace("_", " ").split()

@@ -134,7 +134,7 @@ def cg(
     """Solve A x = rhs for a self-adjoint, positive semi-definite A; returns (x, iterations).
 
     Stops when |rhs - A x| <= tolerance |rhs|. `precondition(r, out)` writes an approximation of A^-1 r.
-    `apply` must keep its input. `rhs` and `x0` are not written.
+    `apply` must keep its input. `rhs` and `x0` are not written; no more than `x` and three arrays like it are made.
     """
     product = Product(spectrum_of)
     x = np.zeros_like(rhs) if x0 is None else x0.astype(rhs.dtype, order="C", copy=True)
@@ -143,8 +143,9 @@ def cg(
         apply(x, q)
         combine(q, r, -1.0, 1.0)
     target = tolerance**2 * product(np.ascontiguousarray(rhs), np.ascontiguousarray(rhs))
+    del rhs  # gone, where the caller does not keep it
     rr = product(r, r)
-    z = np.empty_like(rhs) if precondition is not None else r
+    z = q if precondition is not None else r  # A p and the preconditioned residual are never needed at once
     if precondition is not None:
         precondition(r, z)
     p = z.copy()
@@ -175,7 +176,9 @@ class _Bidiagonal:
         self, apply: Operator, adjoint: Operator, rhs: np.ndarray, x_like: np.ndarray, spectrum_of: int | None
     ) -> None:
         self.apply, self.adjoint, self.spectrum_of = apply, adjoint, spectrum_of
-        self.u, self.work = np.array(rhs, order="C"), np.empty_like(rhs)
+        self.u = np.array(rhs, order="C")
+        del rhs  # gone, where the caller does not keep it
+        self.work = np.empty_like(self.u)
         self.v, self.work_v = np.zeros_like(x_like), np.empty_like(x_like)
         self.beta = self._normalise(self.u)
         adjoint(self.u, self.v)
@@ -215,6 +218,7 @@ def lsqr(
     the bidiagonal.
     """
     g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
+    del rhs
     x, w = np.zeros_like(x_like), g.v.copy()
     phi_bar, rho_bar, norm2, norm_rhs = g.beta, g.alpha, 0.0, g.beta
     for iteration in range(max_iterations):
@@ -250,6 +254,7 @@ def lsmr(
     Stops when |A^T r| <= tolerance |A^T rhs|.
     """
     g = _Bidiagonal(apply, adjoint, rhs, x_like, spectrum_of)
+    del rhs
     x, h, h_bar = np.zeros_like(x_like), g.v.copy(), np.zeros_like(x_like)
     alpha_bar, zeta_bar = g.alpha, g.alpha * g.beta
     rho, rho_bar, c_bar, s_bar = 1.0, 1.0, 1.0, 0.0

@@ -56,6 +56,24 @@ def extract(y: np.ndarray, box: Box, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @njit(parallel=True, cache=True)
+def keep(x, mask):
+    """Zero `x` outside the bool `mask`, which lies in its low corner and may be smaller, in place; returns it."""
+    nx, ny, nz = mask.shape
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            if i < nx and j < ny:
+                for k in range(nz):
+                    if not mask[i, j, k]:
+                        x[i, j, k] = 0
+                for k in range(nz, x.shape[2]):
+                    x[i, j, k] = 0
+            else:
+                for k in range(x.shape[2]):
+                    x[i, j, k] = 0
+    return x
+
+
+@njit(parallel=True, cache=True)
 def multiply(spectrum, real_filter):
     """spectrum *= real_filter, in place."""
     for i in prange(spectrum.shape[0]):

@@ -2,7 +2,8 @@
 
 Source: Felzenszwalb and Huttenlocher 2012, 10.4086/toc.2012.v008a019. Squared distance separates over the axes,
   d2(x, y, z) = min_x' (x - x')^2 + min_y' (y - y')^2 + min_z' (z - z')^2 + [0 where (x', y', z') is a seed, else inf],
-and each minimum is the lower envelope of one line's parabolas. Distances run between voxel centres.
+and each minimum is the lower envelope of one line's parabolas. Distances run between voxel centres. Where only
+distances up to a limit are asked for, a minimum has few candidates, and whole rows are compared at once instead.
 """
 
 import numpy as np
@@ -12,6 +13,7 @@ from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait pol
 from qsm_runtime.kernels.convolve import box_of
 
 FAR = np.float32(1e18)  # squared mm: no seed on this line yet
+FEW = 24  # voxels within reach a side up to which comparing rows takes less time than envelopes
 
 
 @njit(cache=True)
@@ -81,22 +83,74 @@ def _squared_distance(seeds, hx, hy, hz):
     return out
 
 
-def distance_outside(mask: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
+@njit(parallel=True, cache=True)
+def _distance_within(seeds, hx, hy, hz, limit):
+    """Distances up to `limit`; beyond it anything larger, as large as 1e9."""
+    nx, ny, nz = seeds.shape
+    reach_x, reach_y, reach_z = min(nx, int(limit / hx)), min(ny, int(limit / hy)), min(nz, int(limit / hz))
+    out = np.empty((nx, ny, nz), np.float32)
+    for i in prange(nx):
+        for j in range(ny):
+            since = 10 * nz
+            for k in range(nz):
+                since = 0 if seeds[i, j, k] else since + 1
+                out[i, j, k] = since
+            since = 10 * nz
+            for k in range(nz - 1, -1, -1):
+                since = 0 if seeds[i, j, k] else since + 1
+                steps = min(since, out[i, j, k])
+                out[i, j, k] = FAR if steps > reach_z else (hz * steps) ** 2
+        _nearest_rows(out[i].copy(), reach_y, hy * hy, out[i])
+    for j in prange(ny):
+        _nearest_rows(out[:, j].copy(), reach_x, hx * hx, out[:, j])
+        for i in range(nx):
+            for k in range(nz):
+                out[i, j, k] = np.sqrt(np.float64(out[i, j, k]))
+    return out
+
+
+@njit(cache=True)
+def _nearest_rows(rows, reach, h2, out):
+    """out[i] = min_j rows[j] + h2 (i - j)^2 over |i - j| <= reach."""
+    nearest = np.empty(rows.shape[1])
+    for i in range(rows.shape[0]):
+        nearest[:] = rows[i]
+        for j in range(max(0, i - reach), min(rows.shape[0], i + reach + 1)):
+            away = h2 * (i - j) ** 2
+            for k in range(nearest.size):
+                d2 = np.float64(rows[j, k]) + away
+                nearest[k] = d2 if d2 < nearest[k] else nearest[k]
+        out[i] = nearest
+
+
+def _distance(seeds: np.ndarray, voxel_mm: tuple[float, float, float], limit_mm: float) -> np.ndarray:
+    hx, hy, hz = (float(v) for v in voxel_mm)
+    if limit_mm <= FEW * min(hx, hy, hz):
+        return _distance_within(seeds, hx, hy, hz, limit_mm * (1 + 1e-5))
+    return _squared_distance(seeds, hx, hy, hz)
+
+
+def distance_outside(
+    mask: np.ndarray, voxel_mm: tuple[float, float, float], limit_mm: float = float("inf")
+) -> np.ndarray:
     """Distance in mm from each voxel to the nearest voxel of the mask, 0 inside it: float32, the mask's shape.
 
     `distance_outside(mask, v) <= r` dilates by r mm. An empty mask is infinitely far (at least 1e9 mm).
+    Give `limit_mm` where no more is asked than whether a distance is longer: those may come out far too long.
     """
-    return _squared_distance(np.ascontiguousarray(mask, np.bool_), *(float(v) for v in voxel_mm))
+    return _distance(np.ascontiguousarray(mask, np.bool_), voxel_mm, limit_mm)
 
 
-def distance_inside(mask: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
+def distance_inside(
+    mask: np.ndarray, voxel_mm: tuple[float, float, float], limit_mm: float = float("inf")
+) -> np.ndarray:
     """Distance in mm from each mask voxel to the nearest voxel outside the mask, 0 there: float32, the mask's shape.
 
     What lies beyond the array counts as outside. `distance_inside(mask, v) > r` erodes by r mm: those are the
-    voxels around which no voxel centre within r mm lies outside the mask.
+    voxels around which no voxel centre within r mm lies outside the mask. `limit_mm` as in `distance_outside`.
     """
     box = box_of(mask)
     rim = np.pad(~np.asarray(mask, np.bool_)[box.slices], 1, constant_values=True)
     out = np.zeros(mask.shape, np.float32)
-    out[box.slices] = _squared_distance(rim, *(float(v) for v in voxel_mm))[1:-1, 1:-1, 1:-1]
+    out[box.slices] = _distance(rim, voxel_mm, limit_mm)[1:-1, 1:-1, 1:-1]
     return out

@@ -152,7 +152,7 @@ def _second_differences(magnitude, phase_rad, mask, axis, stride, out):
                     out[n, j, k] = abs(magnitude[i, j, k] * wrap(wrap(low) + wrap(high)))
 
 
-def noise_level(magnitude: np.ndarray, phase_rad: np.ndarray, mask: np.ndarray) -> float:
+def channel_noise(magnitude: np.ndarray, phase_rad: np.ndarray, mask: np.ndarray) -> float:
     """Standard deviation of one complex channel's noise, in the magnitude's unit, from one echo (x, y, z).
 
     The second difference of the phase times the magnitude has variance 6 noise^2 where the field is smooth; its

@@ -18,6 +18,7 @@ import numpy as np
 import pyfftw
 from platformdirs import user_cache_path
 
+from qsm_runtime.kernels import memory  # noqa: F401
 from qsm_runtime.kernels.threads import get_threads
 
 MAX_PLANS = 4  # a thread; each holds two work arrays

@@ -115,7 +115,13 @@ def _add_interpolated(coarse, fx, fy, fz, mask, spans, fine):
 
 
 class _Level:
-    """One grid of the hierarchy. Arrays have a rim that never belongs to the mask, and even sizes."""
+    """One grid of the hierarchy. Arrays have a rim that never belongs to the mask, and even sizes.
+
+    u, rhs  of the coarser grids; on the finest they are the solver's own
+    """
+
+    u: np.ndarray
+    rhs: np.ndarray
 
     def __init__(self, mask: np.ndarray, voxel_mm: tuple[float, ...]) -> None:
         self.mask = mask
@@ -125,7 +131,7 @@ class _Level:
         self.factors = tuple(
             2 if v < LONG * min(voxel_mm) and n > 4 else 1 for v, n in zip(voxel_mm, mask.shape, strict=True)
         )
-        self.u, self.rhs, self.work = (np.zeros(mask.shape, np.float32) for _ in range(3))
+        self.work = np.zeros(mask.shape, np.float32)
 
     def coarser(self) -> "_Level":
         """The next grid: a cell belongs to its mask where all the fine cells in it do."""
@@ -134,7 +140,9 @@ class _Level:
             if factor == 2:
                 even, odd = (inner[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
                 inner = even & odd
-        return _Level(_with_rim(inner), tuple(v * f for v, f in zip(self.voxel_mm, self.factors, strict=True)))
+        level = _Level(_with_rim(inner), tuple(v * f for v, f in zip(self.voxel_mm, self.factors, strict=True)))
+        level.u, level.rhs = (np.zeros(level.mask.shape, np.float32) for _ in range(2))
+        return level
 
     def minus_laplacian(self, u: np.ndarray, out: np.ndarray) -> None:
         wx, wy, wz = self.weights
@@ -199,11 +207,15 @@ class PoissonSolver:
         """u (float32, the mask's shape) and the iterations taken until |residual| <= tolerance |rhs|."""
         level = self.levels[0]
         inner = tuple(slice(1, 1 + n) for n in self.box.size)
-        rim_rhs = np.zeros(level.mask.shape, np.float32)
-        rim_rhs[inner] = rhs[self.box.slices] * level.mask[inner]
+
+        def with_rim() -> np.ndarray:
+            out = np.zeros(level.mask.shape, np.float32)
+            np.multiply(rhs[self.box.slices], level.mask[inner], out=out[inner])
+            return out
+
         u, iterations = cg(
             level.minus_laplacian,
-            rim_rhs,
+            with_rim(),
             tolerance=tolerance,
             max_iterations=max_iterations,
             precondition=self.cycle,

@@ -120,6 +120,31 @@ def change(x, old, mask, sums):
 
 
 @njit(parallel=True, cache=True)
+def inverse_diagonal(dipole, trust, power_x, power_y, power_z, r, rho, support, scale, out):
+    """out = scale / (r g D^2 + rho (power_x + power_y + power_z) + support), g = `trust` as in `spectral_step`."""
+    everywhere = trust.size == 1
+    for i in prange(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                known = dipole[i, j, k] * dipole[i, j, k]
+                if not everywhere:
+                    known *= trust[i, j, k]
+                power = np.float32(rho * (power_x[i] + power_y[j] + power_z[k]))
+                out[i, j, k] = scale / (known * r + power + support)
+
+
+@njit(parallel=True, cache=True)
+def ridge_start(spectrum, dipole, ridge, scale, data):
+    """spectrum *= scale D / (D^2 + ridge), in place; data = D spectrum."""
+    for i in prange(spectrum.shape[0]):
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                d = dipole[i, j, k]
+                spectrum[i, j, k] *= d / (d * d + ridge) * scale
+                data[i, j, k] = spectrum[i, j, k] * d
+
+
+@njit(parallel=True, cache=True)
 def spectral_anchor(spectrum, anchor, solve):
     """spectrum <- (spectrum + anchor) solve."""
     for i in prange(spectrum.shape[0]):
@@ -146,11 +171,12 @@ def place(x, weight, out):
 
 @njit(parallel=True, cache=True)
 def take(y, weight, out):
-    """out = weight y, from the low corner of y."""
+    """out = weight y, from the low corner of y; returns it."""
     for i in prange(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
                 out[i, j, k] = y[i, j, k] * weight[i, j, k]
+    return out
 
 
 @njit(parallel=True, cache=True)

@@ -7,5 +7,13 @@ from qsm_runtime.single_step.ln_qsm import ln_qsm
 from qsm_runtime.single_step.ss_tv import ss_tv
 from qsm_runtime.single_step.tfi import tfi
 from qsm_runtime.single_step.tgv import tgv
+from qsm_runtime.single_step.wh_qsm import wh_qsm
 
-METHODS: dict[str, Callable] = {"joint_tv": joint_tv, "ln_qsm": ln_qsm, "ss_tv": ss_tv, "tfi": tfi, "tgv": tgv}
+METHODS: dict[str, Callable] = {
+    "joint_tv": joint_tv,
+    "ln_qsm": ln_qsm,
+    "ss_tv": ss_tv,
+    "tfi": tfi,
+    "tgv": tgv,
+    "wh_qsm": wh_qsm,
+}

@@ -20,7 +20,7 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.single_step.levels import Level, coarse_to_fine
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive, with_rim
 from qsm_runtime.single_step.split import Fields, TotalVariation, solve, solver_box
 
 
@@ -31,7 +31,7 @@ def joint_tv(
     *,
     regularisation: float | Literal["auto"] = "auto",
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 20.0,
+    outlier_sigmas: float = 6.0,
     iterations: tuple[int, ...] = (100, 50, 24),
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -40,17 +40,18 @@ def joint_tv(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm         total field in ppm, float32 (x, y, z)
-    mask              bool (x, y, z); nothing of it is lost, though its outermost layer carries no data of its own
+    mask              bool (x, y, z); nothing of it is lost, though its outermost layer is known roughly
     regularisation    lambda (ppm mm), or "auto": from the noise of the field
     knee_ppm_per_mm   slope above which the penalty levels off; "inf" is the plain total variation
     outlier_sigmas    residual, in robust standard deviations, from which a voxel's weight falls
-    iterations        on each grid from the coarsest to the full one; voxels double in size from one to the next
+    iterations        on voxels of 4, 2, 1 mm, coarse grids first (levels.coarse_to_fine)
     reliability       inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
     require_positive(knee_ppm_per_mm=knee_ppm_per_mm, outlier_sigmas=outlier_sigmas)
     field, weight = interior_field(total_ppm, mask, grid, reliability)
     chosen = chosen_regularisation(regularisation, field, weight, grid, reliability, record)
+    weight = with_rim(weight, mask, reliability)
 
     def on(level: Level, count: int, start: np.ndarray | None) -> np.ndarray:
         box = solver_box(level.mask, level.voxel_mm)

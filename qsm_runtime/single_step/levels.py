@@ -56,14 +56,22 @@ def finer(x: np.ndarray, factors: tuple[int, int, int], shape: tuple[int, int, i
     return np.ascontiguousarray(x[tuple(slice(n) for n in shape)])
 
 
+def count_at(iterations: tuple[int, ...], edge_mm: float) -> int:
+    """Iterations on voxels of `edge_mm`; `iterations` are those of ..., 4, 2, 1 mm."""
+    place = len(iterations) - 1 - np.log2(edge_mm)
+    return round(float(np.interp(place, np.arange(len(iterations)), iterations)))
+
+
 def coarse_to_fine(
     full: Level,
     iterations: tuple[int, ...],
     solve: Callable[[Level, int, np.ndarray | None], np.ndarray],
     progress: Callable[[float], None] | None,
 ) -> np.ndarray:
-    """`solve(level, iterations, start)` on each grid from the coarsest to the full one, each starting from the last.
+    """`solve(level, count, start)` on as many grids as `iterations` has, coarsest first, each starting from the last.
 
+    The counts are those of voxels of ..., 4, 2, 1 mm, the last for 1 mm and finer: what a grid has to settle is a
+    matter of the size of things, not of how many grids lie below it. Other voxels take what lies between.
     Raises UsageError unless `iterations` holds one or more counts of 1 or more.
     """
     if not iterations or min(iterations) < 1:
@@ -71,7 +79,7 @@ def coarse_to_fine(
     grids = [full]
     while len(grids) < len(iterations) and min(grids[-1].mask.shape) > SMALLEST:
         grids.append(coarser(grids[-1]))
-    counts = iterations[::-1]
+    counts = [count_at(iterations, level.edge_mm) for level in grids]
     work = [n * level.mask.size for n, level in zip(counts, grids, strict=False)]
     x = None
     for depth in range(len(grids) - 1, 0, -1):

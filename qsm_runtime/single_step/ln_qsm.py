@@ -14,8 +14,8 @@ import numpy as np
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import embed, extract
-from qsm_runtime.single_step.newton import solve
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.newton import chosen_convex, solve
+from qsm_runtime.single_step.prepare import interior_field, mean_free, require_positive
 from qsm_runtime.single_step.split import solver_box
 
 
@@ -43,7 +43,7 @@ def ln_qsm(
     """
     require_positive(least_norm=least_norm, steps=steps, cg_iterations=cg_iterations)
     field, weight = interior_field(total_ppm, mask, grid, reliability)
-    chosen = chosen_regularisation(regularisation, field, weight, grid, reliability, record)
+    chosen = chosen_convex(regularisation, field, weight, grid, reliability, record)
     box = solver_box(mask, grid.voxel_mm)
     f, w, m = (embed(a, box, np.empty(box.fft_shape, np.float32)) for a in (field, weight, mask))
     x = solve(

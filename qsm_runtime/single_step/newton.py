@@ -5,18 +5,39 @@ Each step solves (S D W^2 D S + S g^T lambda c/|g x| g S + alpha) dy = -gradient
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
+from qsm_runtime.grid import Grid
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels import split_tv as loops
 from qsm_runtime.kernels.cg import cg
 from qsm_runtime.kernels.convolve import Box, convolve
 from qsm_runtime.kernels.differences import gradient, gradient_adjoint
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.single_step.prepare import chosen_regularisation
 
 EPSILON_PPM_PER_MM = 1e-4
 CG_TOLERANCE = 1e-2
+CONVEX_SHARE = 0.2  # of the weight that a levelling-off penalty takes: this one pulls at every edge in full
+
+
+def chosen_convex(
+    regularisation: float | Literal["auto"],
+    field: np.ndarray,
+    weight: np.ndarray,
+    grid: Grid,
+    reliability: np.ndarray | None,
+    record: Callable[[str, object], None] | None,
+) -> float:
+    """lambda in ppm mm of a total variation without weights of its own (see prepare.chosen_regularisation)."""
+    found = chosen_regularisation(regularisation, field, weight, grid, reliability, None)
+    if regularisation != "auto":
+        return found
+    if record is not None:
+        record("regularisation_auto", CONVEX_SHARE * found)
+    return CONVEX_SHARE * found
 
 
 def solve(

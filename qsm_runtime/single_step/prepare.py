@@ -21,6 +21,7 @@ CORRECTIONS = 2  # towards a fourth-order Laplacian, by the seven-point solver
 CORRECTION_TOLERANCE = 1e-1
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
+RIM_WEIGHT = 0.3  # of the mask's outermost layer, where only the sources' own near field is left to be explained
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
@@ -103,6 +104,18 @@ def interior_field(
     full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
     full_field[box], full_weight[box] = field, weight
     return full_field, full_weight
+
+
+def with_rim(weight: np.ndarray, mask: np.ndarray, reliability: np.ndarray | None) -> np.ndarray:
+    """`weight` of interior_field, and some for the outermost layer of the mask too.
+
+    There the boundary values take all of the field off, so that the model has to make none. Without that, a source in
+    the layer and one beside it outside are the same to the voxels further in, and either may be as strong as it likes.
+    The weight is small because the two are told apart by the near field, which a voxel's dipole gives roughly.
+    """
+    rim = mask.astype(bool) & ~six_neighbours(mask.astype(bool))
+    trust = rim.astype(np.float32) if reliability is None else data_weights(reliability, rim)
+    return weight + np.float32(RIM_WEIGHT) * trust
 
 
 def chosen_regularisation(

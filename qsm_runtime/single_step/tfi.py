@@ -16,8 +16,8 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import embed, extract
 from qsm_runtime.kernels.differences import gradient
-from qsm_runtime.single_step.newton import solve
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.newton import chosen_convex, solve
+from qsm_runtime.single_step.prepare import interior_field, mean_free, require_positive
 from qsm_runtime.single_step.split import solver_box
 
 
@@ -51,7 +51,7 @@ def tfi(
     if not 0 <= edge_fraction < 1:
         raise UsageError(f"edge_fraction must lie in [0, 1), got {edge_fraction}")
     field, weight = interior_field(total_ppm, mask, grid, reliability)
-    chosen = chosen_regularisation(regularisation, field, weight, grid, reliability, record)
+    chosen = chosen_convex(regularisation, field, weight, grid, reliability, record)
     penalty = np.full(grid.shape, chosen, np.float32)
     if magnitude is not None and edge_fraction > 0:
         combined = np.sqrt(np.square(magnitude, dtype=np.float32).sum(axis=0))

@@ -7,7 +7,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import spsolve
 
 from qsm_runtime.background import ismv, lbv, resharp, sharp, vsharp
-from qsm_runtime.background.sources import DELTA, Sources
+from qsm_runtime.background.sources import DELTA, Sources, sources_box
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.distance import distance_inside
@@ -160,7 +160,7 @@ def test_lbv(mask, field):
 
 
 def test_field_of_the_sources(mask, field):
-    sources = Sources(mask, GRID)
+    sources = Sources(mask, GRID, sources_box(mask, GRID))
     shape = sources.plan.shape
     d = dipole_kernel(shape, VOXEL_MM, GRID.b0_dir).astype(float)
     f = np.zeros(shape)

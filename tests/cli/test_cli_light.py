@@ -26,7 +26,7 @@ def test_help_lists_every_command_without_heavy_imports():
     out = probe("--help")
     for command in (
         "run", "demo", "phantom", "mask", "unwrap", "field", "background", "invert", "compare", "picture", "methods",
-        "recipes", "warmup",
+        "recipes", "warmup", "models", "orient",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
@@ -38,3 +38,9 @@ def test_help_of_a_command_and_the_version():
 
 def test_nothing_given_shows_the_help():
     assert "Commands" in probe()
+
+
+def test_the_models_commands_are_listed_without_heavy_imports():
+    out = probe("models", "--help")
+    for command in ("list", "show", "verify", "add", "card"):
+        assert f"\n  {command} " in out

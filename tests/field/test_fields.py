@@ -10,7 +10,7 @@ from qsm_runtime.field import METHODS
 from qsm_runtime.field.linear import linear, nonlinear
 from qsm_runtime.field.weighted import weighted
 from qsm_runtime.grid import Grid
-from qsm_runtime.kernels.echo_fit import noise_level
+from qsm_runtime.kernels.echo_fit import channel_noise
 from qsm_runtime.units import rad_per_ppm
 
 SHAPE = (24, 30, 17)
@@ -124,7 +124,7 @@ def test_single_echo_and_bad_options() -> None:
 
 def test_noise_level_is_measured() -> None:
     magnitude, phase = signal(smooth_field(), noise=2.0)
-    level = noise_level(magnitude[0], phase[0], np.ones(SHAPE, bool))
+    level = channel_noise(magnitude[0], phase[0], np.ones(SHAPE, bool))
     assert level == pytest.approx(2.0, rel=0.1)
 
 

@@ -7,6 +7,7 @@ from qsm_runtime.errors import ReconstructionError, ShapeError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion import METHODS
 from qsm_runtime.inversion._direct import DIRECT_MARGIN_MM
+from qsm_runtime.inversion.tikhonov import FLOOR
 from qsm_runtime.kernels.fft import padded_shape
 
 DIRECT = ("tkd", "tsvd", "sdi", "tikhonov")
@@ -126,6 +127,18 @@ def test_a_point_source_keeps_its_strength(name):
     assert got[20, 20, 20] == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("name", ["tkd", "tsvd", "tikhonov"])
+def test_strength_is_one_factor(name):
+    grid = Grid((20, 22, 24))
+    field = np.random.default_rng(6).standard_normal(grid.shape).astype(np.float32)
+    mask = np.ones(grid.shape, bool)
+    option = {"regularisation": 0.02} if name == "tikhonov" else {"threshold": 0.15}
+    corrected, filtered = (METHODS[name](field, mask, grid, strength=s, **option) for s in ("corrected", "filtered"))
+    factor = float((filtered * corrected).sum() / (corrected**2).sum())
+    assert 0.5 < factor < 0.9
+    np.testing.assert_allclose(filtered, factor * corrected, atol=1e-5 * np.abs(filtered).max())
+
+
 def test_gradient_penalty_smooths_more_than_identity():
     grid = Grid((24, 24, 24))
     rng = np.random.default_rng(4)
@@ -149,6 +162,9 @@ def test_refusals():
     for name in ("tkd", "tsvd", "sdi"):
         with pytest.raises(UsageError, match=name):
             METHODS[name](field, mask, grid, threshold=0.0)
+    for name in ("tkd", "tsvd", "tikhonov"):
+        with pytest.raises(UsageError, match="strength"):
+            METHODS[name](field, mask, grid, strength="full")
     with pytest.raises(UsageError, match="penalty"):
         METHODS["tikhonov"](field, mask, grid, penalty="curl")
     with pytest.raises(UsageError, match="auto"):
@@ -165,4 +181,14 @@ def test_automatic_ridge_follows_the_noise_and_is_recorded():
         field = (smooth + noise * rng.standard_normal(grid.shape)).astype(np.float32)
         METHODS["tikhonov"](field, mask, grid, record=lambda key, value: used.append((key, value)))
     assert [key for key, _ in used] == ["regularisation"] * 2
-    assert used[1][1] > 5 * used[0][1] > 0
+    for (_, value), noise in zip(used, (0.005, 0.02), strict=True):
+        spread = np.hypot(smooth.std(), noise)
+        assert value == pytest.approx(0.28 * noise * np.sqrt(4 / 45) / spread, rel=0.1)
+
+
+def test_automatic_ridge_of_a_field_without_noise_is_the_floor():
+    grid = Grid((24, 24, 24))
+    smooth = (np.sin(np.arange(24) / 5)[:, None, None] * np.ones(grid.shape) * 0.05).astype(np.float32)
+    used = {}
+    METHODS["tikhonov"](smooth, np.ones(grid.shape, bool), grid, record=used.__setitem__)
+    assert used["regularisation"] == FLOOR

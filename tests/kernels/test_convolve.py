@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qsm_runtime.kernels import fft
-from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed, extract, multiply
+from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed, extract, keep, multiply
 
 SHAPE = (9, 10, 11)
 
@@ -136,3 +136,13 @@ def test_a_margin_keeps_the_kernel_from_wrapping_around():
         for step in (-2, -1, 1, 2):
             expected += np.roll(x, step, axis) / 12
     np.testing.assert_allclose(out[mask], expected[mask], atol=1e-6)
+
+
+def test_keep_zeroes_all_but_the_mask_in_the_low_corner():
+    x = np.random.default_rng(5).standard_normal((7, 8, 9)).astype(np.float32)
+    mask = np.random.default_rng(6).random((5, 8, 6)) < 0.5
+    expected = np.zeros_like(x)
+    expected[:5, :, :6] = np.where(mask, x[:5, :, :6], 0)
+    out = keep(x, mask)
+    assert out is x
+    np.testing.assert_array_equal(x, expected)

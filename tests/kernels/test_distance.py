@@ -49,3 +49,19 @@ def test_mask_is_kept_and_any_layout_taken():
     view = distance_inside(mask.transpose(2, 1, 0), (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(mask, before)
     np.testing.assert_array_equal(view, distance_inside(mask, (3.0, 2.0, 1.0)).transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("voxel_mm", [(1.0, 1.0, 1.0), (0.7, 1.3, 3.0)])
+@pytest.mark.parametrize("limit_mm", [0.5, 3.0, 8.0])
+def test_up_to_a_limit(voxel_mm, limit_mm):
+    """The same as without one where distances are within it, longer than it elsewhere."""
+    mask = np.ones((30, 26, 22), bool)
+    mask[_random_mask(mask.shape, 2, 0.0005)] = False
+    mask[12:15, 3:9, 7] = False
+    for distance, seeds in ((distance_inside, mask), (distance_outside, ~mask)):
+        full, some = distance(seeds, voxel_mm), distance(seeds, voxel_mm, limit_mm)
+        near = full <= limit_mm
+        assert near.any()
+        assert not near.all()
+        np.testing.assert_allclose(some[near], full[near], rtol=1e-6)
+        assert (some[~near] > limit_mm).all()

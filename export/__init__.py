@@ -1,0 +1,4 @@
+"""Published networks: torch definitions, checkpoint loaders, ONNX with a card.
+
+Needs torch, which the runtime never imports.
+"""

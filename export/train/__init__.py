@@ -1,0 +1,1 @@
+"""Training of the networks that are the project's own, on data that it simulates."""

@@ -1,0 +1,68 @@
+"""Weights of a training run as models/dipole.onnx with its card and self-tests.
+
+python -m export.train.ship RUN/latest.pt -o models
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from export import package
+from export.cards import NONE, Values, card, normalisation, port, size
+from export.train.dipole_net import MULTIPLE, DipoleNet
+from qsm_runtime.networks.learned_proximal import CHANNELS, ITERATIONS, PASSES, RIDGE
+
+BYTES_PER_VOXEL = 110.0  # peak of a run, measured at 160 x 192 x 160
+REACH = 16  # voxels cut off where patches meet: beyond it a voxel's output hardly depends on what it does not see
+ANY_GRID: Values = {"voxel_mm": None, "tolerance": 0.0, "resample": "none", "b0": "in_dipole"}
+# what scenes.py and simulate.py draw from
+DOMAIN: Values = {
+    "b0_tesla": [1.5, 7.0],
+    "chi_ppm": [-3.0, 3.0],
+    "field_ppm": None,
+    "voxel_mm": [0.6, 3.5],
+    "angle_deg": [0.0, 90.0],
+    "snr": [20.0, 300.0],
+}
+
+
+def dipole_card() -> Values:
+    """The card of `dipole`, but for what package.write fills in."""
+    return card(
+        "dipole", "inversion", "dipole: local field to susceptibility, TV start and a learned proximal network",
+        "qsm_runtime; scheme after Lai 2020, doi:10.1007/978-3-030-59713-9_13, and Adler 2018, "
+        "doi:10.1109/TMI.2018.2799231",
+        [port("seen", "stack", "1", channels=[(name, "ppm") for name in CHANNELS])], [port("change", "chi", "ppm")],
+        BYTES_PER_VOXEL,
+        scaling=normalisation({"seen": NONE}, {"change": NONE}, residual="add"),
+        sizes=size(MULTIPLE), geometry=ANY_GRID, dipole={"dc": 0.0, "order": "half"},
+        patching={
+            "allowed": True, "patch": None, "crop": [REACH] * 3, "overlap": [MULTIPLE] * 3, "blend": "linear",
+        },
+        domain=DOMAIN, anatomy="simulated heads, a labelled head and shapes of no anatomy; lesions of either sign",
+        spdx="MIT", redistributable=True,
+        physics={"scheme": "learned_proximal", "passes": PASSES, "weight": RIDGE, "cg_steps": ITERATIONS},
+    )  # fmt: skip
+
+
+def trained(path: Path) -> DipoleNet:
+    """The running mean of the weights in a checkpoint of fit.py."""
+    net = DipoleNet()
+    net.load_state_dict(torch.load(path, weights_only=True)["mean"])
+    return net.eval()
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p.add_argument("checkpoint", type=Path)
+    p.add_argument("-o", "--out", type=Path, default=Path("models"))
+    a = p.parse_args()
+    made = package.write(a.out, trained(a.checkpoint), dipole_card())
+    print(f"{a.out / made.file.name}: sha256 {made.file.sha256[:12]}, equal to torch at two sizes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

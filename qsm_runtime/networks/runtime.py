@@ -1,0 +1,57 @@
+"""How networks are run: on which device, at which precision, from which folders. Checked when made."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from qsm_runtime import stages
+from qsm_runtime.errors import UsageError
+from qsm_runtime.networks.card import Precision
+
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino", "ort-cpu")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device, precision and rules that hold for every network of a run.
+
+    device      auto; cpu (OpenVINO's plugin where it is installed and runs, else onnxruntime's own provider); cuda[:N];
+                tensorrt[:N]; openvino or ort-cpu: one of the two on the CPU and no other
+    precision   f32, or lower where asked: f16, bf16, tf32
+    models      folders searched before the packaged models and the user's
+    strict      what is outside a card's trained domain is an error, not a warning
+    fallback    inversion method used instead of a network out of its domain; "" for none
+    memory_mib  what a network may use; None: what is free
+    mode        once: memory goes back at once; server: it is kept for the next scan
+    """
+
+    device: str = "auto"
+    precision: str = "f32"
+    models: tuple[Path, ...] = ()
+    strict: bool = False
+    fallback: str = ""
+    memory_mib: float | None = None
+    mode: Literal["once", "server"] = "once"
+
+    def __post_init__(self) -> None:
+        if self.kind not in DEVICES or not re.fullmatch(r"[a-z-]+|(cuda|tensorrt):\d+", self.device):
+            named = (*(d for d in DEVICES if d not in ("cuda", "tensorrt")), "cuda[:N]", "tensorrt[:N]")
+            raise UsageError(stages.unknown("device", self.device, named))
+        if self.precision not in PRECISIONS:
+            raise UsageError(stages.unknown("precision", self.precision, PRECISIONS))
+        if self.memory_mib is not None and not self.memory_mib > 0:
+            raise UsageError(f"memory_mib must be above 0, got {self.memory_mib:g}")
+        if self.fallback:
+            stages.method("inversion", self.fallback)
+
+    @property
+    def kind(self) -> str:
+        """The device without its number."""
+        return self.device.partition(":")[0]
+
+    @property
+    def number(self) -> int:
+        """Of the GPU."""
+        return int(self.device.partition(":")[2] or 0)

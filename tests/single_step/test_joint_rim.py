@@ -1,0 +1,78 @@
+"""joint_tv near the mask's rim and strong sources; iterations by voxel size."""
+
+import numpy as np
+import pytest
+
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.sphere import six_neighbours
+from qsm_runtime.metrics import lesion_error
+from qsm_runtime.phantom import sphere_field_ppm
+from qsm_runtime.single_step import joint_tv
+from qsm_runtime.single_step.levels import Level, coarse_to_fine, count_at
+from qsm_runtime.single_step.prepare import RIM_WEIGHT, with_rim
+
+SHAPE = (40, 44, 42)
+CENTRE = (19.0, 21.0, 20.0)
+
+
+def ball(radius):
+    x, y, z = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    return (x - CENTRE[0]) ** 2 + (y - CENTRE[1]) ** 2 + (z - CENTRE[2]) ** 2 <= radius**2
+
+
+@pytest.mark.parametrize(("edge_mm", "count"), [(1.0, 4), (2.0, 16), (4.0, 30), (8.0, 30), (0.5, 4), (2**0.5, 10)])
+def test_iterations_belong_to_a_voxel_size(edge_mm, count):
+    assert count_at((30, 16, 4), edge_mm) == count
+
+
+def test_one_count_serves_every_size():
+    assert {count_at((7,), e) for e in (0.3, 1.0, 3.0)} == {7}
+
+
+def test_the_same_counts_whatever_the_finest_grid():
+    seen = {}
+    for edge in (1.0, 2.0):
+        full = Level(*np.ones((2, 72, 72, 72), np.float32), np.ones((72,) * 3, bool), (edge,) * 3, (1, 1, 1))
+
+        def solve(level, count, start, edge=edge):
+            seen.setdefault(edge, {})[round(level.edge_mm, 6)] = count
+            return np.zeros(level.mask.shape, np.float32)
+
+        coarse_to_fine(full, (30, 16, 4), solve, None)
+    assert seen[1.0] == {4.0: 30, 2.0: 16, 1.0: 4}
+    assert seen[2.0] == {8.0: 30, 4.0: 30, 2.0: 16}
+
+
+def test_the_rim_weighs_little_and_only_where_trusted():
+    mask = ball(10)
+    rim = mask & ~six_neighbours(mask)
+    inside = (mask & ~rim).astype(np.float32)
+    assert np.array_equal(with_rim(inside, mask, None), np.where(rim, np.float32(RIM_WEIGHT), inside))
+    reliability = np.where(mask, np.float32(100), np.float32(0))
+    reliability[:20] = 0
+    weight = with_rim(inside, mask, reliability)
+    assert not weight[:20][rim[:20]].any()
+    assert np.allclose(weight[20:][rim[20:]], RIM_WEIGHT, atol=1e-3)
+
+
+def scene(grid, wild):
+    """A strong ball of -1 ppm in a mask, and a source outside; `wild` voxels beside it carry a field that is wrong."""
+    mask, rng = ball(17), np.random.default_rng(0)
+    chi = np.where(ball(3), np.float32(-1), np.float32(0))
+    field = sphere_field_ppm(grid, CENTRE, 3.03, -1.0) + sphere_field_ppm(grid, (19.0, 44.0, 30.0), 5.0, 3.0)
+    field += rng.normal(0, 0.001, SHAPE).astype(np.float32)
+    shell = ball(6) & ~ball(4)
+    at = np.flatnonzero(shell)[rng.permutation(np.count_nonzero(shell))[:wild]]
+    field.flat[at] += rng.choice((-1, 1), wild).astype(np.float32) * np.float32(0.09)  # less than a spike
+    return field.astype(np.float32), mask, chi
+
+
+def test_voxels_that_the_model_cannot_explain_make_no_streak():
+    grid = Grid(SHAPE)
+    field, mask, chi = scene(grid, 40)
+    errors = {}
+    for sigmas in (6.0, float("inf")):
+        found = joint_tv(field, mask, grid, outlier_sigmas=sigmas).astype(float)
+        errors[sigmas] = lesion_error(found, chi.astype(float), ball(3), mask)
+    assert abs(errors[6.0][0]) < 12
+    assert errors[6.0][1] < 0.7 * errors[float("inf")][1]
