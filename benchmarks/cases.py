@@ -19,6 +19,7 @@ from qsm_runtime.phantom import LABELS
 from qsm_runtime.units import TWO_PI
 
 KEPT = ("xsim", "correlation", "slope", "nrmse_pct", "hfen_pct", "coverage", "deep_grey_slope")
+NETWORK = "network"  # the method that must be told which: benchmarks/networks.py runs networks by name
 Scorer = Callable[[Any], dict[str, float | None]]
 
 

@@ -54,8 +54,11 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def cases(wanted_stages: list[str], wanted: list[str], peers: bool) -> list[tuple[str, str, str]]:
-    """Stage, method and variant of each case. Raises UsageError for a method that no stage has."""
-    from benchmarks.cases import variants
+    """Stage, method and variant of each case; `network` only where it is named (its model is an option).
+
+    Raises UsageError for a method that no stage has.
+    """
+    from benchmarks.cases import NETWORK, variants
     from benchmarks.peers import PEERS
     from qsm_runtime.errors import UsageError
 
@@ -64,7 +67,7 @@ def cases(wanted_stages: list[str], wanted: list[str], peers: bool) -> list[tupl
         names = [*stages.methods(stage), *(PEERS.get(stage, {}) if peers else {})]
         known |= set(names)
         for name in names if stage in wanted_stages else ():
-            if not wanted or name in wanted:
+            if name in wanted or not (wanted or name == NETWORK):
                 found += [(stage, name, variant) for variant in variants(stage, 4)]
     for name in wanted:
         if name not in known:

@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.cases import keywords, prepare
+from benchmarks.cases import NETWORK, keywords, prepare
 from benchmarks.inputs import Inputs, phantom
 from benchmarks.methods import listed
 from benchmarks.robustness import TIMES_S, attempt, noisy
@@ -126,7 +126,7 @@ def measured(
 def wanted_runs(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for stage in arguments.stage:
         for name in recipes.names() if stage == "recipe" else stages.methods(stage):
-            if name != "network" and (not arguments.method or name in arguments.method):
+            if name != NETWORK and (not arguments.method or name in arguments.method):
                 for options in switches(stage, name):
                     yield stage, name, options
 

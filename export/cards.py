@@ -40,7 +40,7 @@ def patches(patch: int, crop: int, overlap: int = 0, blend: str = "crop") -> Val
 
 
 def normalisation(
-    inputs: Values, outputs: Values, mask_before: bool = False, mask_after: bool = True, residual: str = "none"
+    inputs: Values, outputs: Values, mask_before: bool = False, mask_after: bool | str = True, residual: str = "none"
 ) -> Values:
     return {
         "inputs": inputs, "outputs": outputs, "mask_before": mask_before, "mask_after": mask_after,

@@ -2,8 +2,10 @@
 
 `pip download deepbet --no-deps`, then `python -m export.deepbet deepbet-VERSION.whl -o DIR`
 
-deepbet finds the head on the whole volume resized to 128^3, then segments its box resized to 256^3: about 2 mm and
-0.8 mm a voxel in an adult. Both networks are fully convolutional, so their cards ask for those voxels and any size.
+deepbet finds the brain on the whole volume resized to 128^3, `deepbet_box`, then segments its box, widened by a tenth
+on each side and resized to 256^3, `deepbet`: about 2 mm and 0.8 mm a voxel in an adult. Both networks are fully
+convolutional, so their cards ask for those voxels and any size. On a whole head take `deepbet_box`; `deepbet` knows
+boxes only, and takes scalp for brain elsewhere.
 They were traced to TorchScript and give softmax probabilities of background and brain.
 """
 
@@ -21,18 +23,21 @@ SCALE, SHIFT = 0.226, 0.449  # of the standardised magnitude
 SCALING = {"kind": "zscore", "low_pct": 0.5, "high_pct": 99.5, "mean": -SHIFT / SCALE, "std": 1 / SCALE}
 MULTIPLE = 32
 TOLERANCE = 1e-3  # of a probability: on noise, instance norms of float32 sums differ by 2e-4 between two runtimes
-MODELS = {"deepbet_box": ("bbox_model.pt", 2.0), "deepbet": ("model.pt", 0.8)}
+MODELS = {
+    "deepbet_box": ("bbox_model.pt", 2.0, "whole adult heads"),
+    "deepbet": ("model.pt", 0.8, "adult heads cropped to the brain"),
+}
 
 
-def describe(name: str, voxel_mm: float) -> Values:
+def describe(name: str, voxel_mm: float, seen: str) -> Values:
     return card(
-        name, "mask", f"deepbet: brain mask at {voxel_mm:g} mm",
+        name, "mask", f"deepbet: brain mask at {voxel_mm:g} mm, {seen}",
         "Fisch et al., Computers in Biology and Medicine 179:108845, 2024, doi:10.1016/j.compbiomed.2024.108845",
         [port("magnitude", "magnitude", "1")], [port("probability", "probability", "1")], 300.0,
         scaling=normalisation({"magnitude": SCALING}, {}, mask_after=False), sizes=size(MULTIPLE),
         geometry={"voxel_mm": [voxel_mm] * 3, "tolerance": 0.35, "resample": "linear", "b0": "any"},
         needs_mask=False, apply_mask=False, spdx="MIT", redistributable=True, source="torchscript",
-        anatomy="adult heads, T1-weighted", domain={"voxel_mm": [0.5, 2.5]},
+        anatomy=f"{seen}, T1-weighted", domain={"voxel_mm": [0.5, 2.5]},
     )  # fmt: skip
 
 
@@ -46,8 +51,8 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
     given = parser.parse_args()
-    for name, (file, voxel_mm) in MODELS.items():
-        package.write(given.out, load(given.wheel, file), describe(name, voxel_mm), TOLERANCE)
+    for name, (file, voxel_mm, seen) in MODELS.items():
+        package.write(given.out, load(given.wheel, file), describe(name, voxel_mm, seen), TOLERANCE)
         print(f"{given.out / name}.onnx: mask, equal to torch at two sizes")
 
 

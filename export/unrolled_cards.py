@@ -16,14 +16,14 @@ CHI = [("chi", "ppm"), ("chi_off_axis_field", "ppm")]
 COMPLEX = [("chi", "ppm"), ("chi_imaginary", "ppm")]
 
 
-def _card(name: str, title: str, found: Found, channels: list, dc: float, physics: Values, masked: bool) -> Values:
+def _card(name: str, title: str, found: Found, channels: list, dc: float, physics: Values, masked: bool | str) -> Values:
     parts = {"channels": channels} if channels else {}
     meaning, unit = ("stack", "1") if channels else ("chi", "ppm")
     scale = affine(found["mean"], found["std"])
     return card(
         name, "inversion", title, CITATIONS[name],
         [port("x", meaning, unit, **parts)], [port("z", meaning, unit, **parts)], CNN_BYTES,
-        scaling=normalisation({"x": scale}, {"z": scale}, mask_before=masked, mask_after=masked),
+        scaling=normalisation({"x": scale}, {"z": scale}, mask_before=bool(masked), mask_after=masked),
         sizes=size(1, smallest=16), geometry=ANY_DIPOLE, dipole={"dc": dc, "order": "half"},
         patching=patches(96, REACH), domain={"b0_tesla": [3.0, 3.0], "voxel_mm": [1.0, 1.06]}, physics=physics,
     )  # fmt: skip
@@ -34,7 +34,7 @@ def _gradient(found: Found) -> Values:
 
 
 def lpcnn(found: Found) -> Values:
-    return _card("lpcnn", "LPCNN: learned proximal map", found, [], 0.0, _gradient(found), True)
+    return _card("lpcnn", "LPCNN: learned proximal map", found, [], 0.0, _gradient(found), "restored")
 
 
 def mog(found: Found) -> Values:

@@ -58,21 +58,33 @@ def _along(axis: int, matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 class Unrolled(nn.Module):
     """Local field, mask, full dipole kernel in FFT order (1, 1, x, y, z) -> chi."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+    outside: torch.Tensor
+
     def __init__(
-        self, cnn: nn.Module, step: float, mean: Sequence[float], std: Sequence[float], passes: int, how: Transform
+        self,
+        cnn: nn.Module,
+        step: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        outside: Sequence[float],
+        passes: int,
+        how: Transform,
     ) -> None:
         super().__init__()
         self.cnn, self.step, self.passes = cnn, step, passes
         self.through = _through_dft if how == "dft" else _through_products
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1, 1))
+        for name, values in (("mean", mean), ("std", std), ("outside", outside)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1, 1))
 
     def forward(self, field: torch.Tensor, mask: torch.Tensor, dipole: torch.Tensor) -> torch.Tensor:
         start = self.step * self._adjoint(field, dipole)
         x = start
         for k in range(self.passes):
             z = x if k == 0 else x + start - self.step * self._adjoint(self._forward(x, dipole), dipole)
-            x = self.cnn((z - self.mean) / self.std * mask) * mask * self.std + self.mean
+            x = self.cnn((z - self.mean) / self.std * mask) * self.std + self.mean
+            x = x * mask + self.outside * (1 - mask)
         return x[:, :1] * mask
 
     def _adjoint(self, field: torch.Tensor, dipole: torch.Tensor) -> torch.Tensor:
@@ -90,7 +102,8 @@ def whole(cnn: nn.Module, card: dict[str, Any], how: Transform) -> tuple[nn.Modu
     if physics is None or physics["scheme"] != "proximal_gradient":
         raise ValueError(f"{card['name']}: only a proximal gradient can be one graph")
     mean, std = (v if isinstance(v, list) else [v] for v in (scale["mean"], scale["std"]))
-    net = Unrolled(cnn, physics["step"], mean, std, physics["passes"], how)
+    outside = [0.0] * len(mean) if card["normalisation"]["mask_after"] == "restored" else mean
+    net = Unrolled(cnn, physics["step"], mean, std, outside, physics["passes"], how)
     name = f"{card['name']}_{how}"
     changed = {
         "name": name,

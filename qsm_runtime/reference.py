@@ -61,7 +61,7 @@ def csf_region(
         raise UsageError(f"max_r2star_per_s must be > 0, got {max_r2star_per_s}")
     grid.check(r2star_per_s, "R2*")
     grid.check(mask, "mask")
-    deep = distance_inside(mask, grid.voxel_mm) > DEEP_MM
+    deep = distance_inside(mask, grid.voxel_mm, DEEP_MM) > DEEP_MM
     # R2* = 0 is a fit that failed or ran into its bound, as often as fluid: kept, its neighbours decide
     fluid = deep & (r2star_per_s < max_r2star_per_s)
     labels, count = label(fluid)

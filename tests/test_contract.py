@@ -30,7 +30,7 @@ LEADING = {
 }
 MAY_REFUSE = {("reference", "csf")}  # this ball has no ventricles
 ALL = [(stage, name) for stage in stages.STAGES for name in stages.methods(stage)]
-# a network's name has no default: tests/networks runs every stage's `network` on models made there
+# a network must be named (model = "" runs none): tests/networks runs each stage's `network` on models made there
 RUN = [(stage, name) for stage, name in ALL if name != "network"]
 
 

@@ -44,9 +44,9 @@ def load(path: Path, net: nn.Module) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: a convolution's bias is on one side only")
         if module.bias is not None:
             _put(path, module.bias, layer["bias"])
-    for layer, module in zip(norms, batch_norms, strict=True):
+    for layer, norm in zip(norms, batch_norms, strict=True):
         for theirs, ours in NORM.items():
-            _put(path, getattr(module, ours), layer[theirs])
+            _put(path, getattr(norm, ours), layer[theirs])
     return {
         f"{name}/{weight}": array
         for name, layer in layers.items()

@@ -69,7 +69,9 @@ class IR2QSM(nn.Module):
         self.add_module(name, nn.Sequential(*layers))
 
     def forward(self, field: torch.Tensor) -> torch.Tensor:
-        x, outputs, decoded, h = field, [], [], None
+        x, h = field, None
+        outputs: list[torch.Tensor] = []
+        decoded: list[torch.Tensor] = []
         for i in range(self.rounds):
             x, encoded = self._encode(i, self.get_submodule(f"iteration{i}_pre_transform")(x), decoded)
             h = self.get_submodule(f"iteration{i}_middle")(x, x if h is None else h)

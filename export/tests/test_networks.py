@@ -98,7 +98,7 @@ def test_torchscript_goes_through_the_tracing_exporter(tmp_path):
     from export.deepbet import describe
 
     script = torch.jit.trace(Halves().eval(), torch.randn(1, 1, 8, 8, 8))
-    card = package.write(tmp_path, script, describe("deepbet_box", 2.0))
+    card = package.write(tmp_path, script, describe("deepbet_box", 2.0, "heads"))
     assert card.licence == cards.Licence("MIT", True)
     assert card.self_test[0].shape != card.self_test[1].shape
 
@@ -157,6 +157,7 @@ def test_whole_graph_is_the_unrolled_loop(how):
 
 def test_whole_graph_exports(tmp_path):
     cnn, draft = small("mog")
+    draft["physics"]["passes"] = 2
     net, draft = whole.whole(cnn.eval(), draft, "matmul")
     card = package.write(tmp_path, net, draft)
     assert card.physics is None

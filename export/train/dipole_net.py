@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qsm_runtime.kernels.dipole import dipole_kernel
-from qsm_runtime.networks.learned_proximal import CHANNELS, PASSES, RIDGE
+from qsm_runtime.networks.learned_proximal import CHANNELS, DATA_RIDGE, LEVEL_STEP, PASSES, RIDGE
 
 WIDTHS = (32, 64, 96)
 MULTIPLE = 8
@@ -89,14 +89,23 @@ class Loop(nn.Module):
         mask, x = s["mask"], s["start"]
         shape = tuple(int(n) for n in s["fft_shape"])
         d = dipole(shape, s["voxel_mm"], s["b0_dir"])  # type: ignore[arg-type]
-        step = d / (d * d + self.ridge)
+        step, close = d / (d * d + self.ridge), d / (d * d + DATA_RIDGE)
         size = (x.abs().sum() / mask.sum()) * mask
         pad = [p for n in reversed(x.shape) for p in (0, -n % MULTIPLE)]
         nx, ny, nz = x.shape
+        edge = convolve(mask, d, shape)  # type: ignore[arg-type]
+        weighted = s["weight2"] * edge
+        power = (weighted * edge).sum()
+
+        def levelled(x: Tensor) -> tuple[Tensor, Tensor]:
+            y = convolve(x, d, shape)  # type: ignore[arg-type]
+            level = LEVEL_STEP * (weighted * (s["field"] - y)).sum() / power
+            return x + level * mask, y + level * edge
+
         out = []
+        x, y = levelled(x)
         for k in range(passes):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k == passes - 1):
-                y = convolve(x, d, shape)  # type: ignore[arg-type]
                 residual = s["field"] - y
                 h = convolve(s["weight2"] * residual, step, shape) * mask  # type: ignore[arg-type]
                 g = convolve(s["kept2"] * residual, d, shape) * mask  # type: ignore[arg-type]
@@ -104,6 +113,8 @@ class Loop(nn.Module):
                 seen = seen.contiguous(memory_format=torch.channels_last_3d)
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.half):  # 6 x as fast with AVX512_BF16
                     change = self.net(seen)[0, 0, :nx, :ny, :nz]
-                x = (x + change.float()) * mask
+                x = x + change.float() * mask
+                residual = s["kept2"] * (s["field"] - convolve(x, d, shape))  # type: ignore[arg-type]
+                x, y = levelled(x + convolve(residual, close, shape) * mask)  # type: ignore[arg-type]
             out.append(x)
         return out

@@ -1,6 +1,6 @@
 """Train `dipole` on a folder of samples. Resumes from its checkpoint; the schedule counts steps, not hours.
 
-python -m export.train.fit SAMPLES RUN --steps 3000 --validation HELD_OUT
+python -m export.train.fit SAMPLES RUN --steps 9000 --validation HELD_OUT
 """
 
 import argparse
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from export.train.dipole_net import DipoleNet, Loop
 from export.train.losses import loss, xsim
+from export.train.unpaired import Unpaired
 from qsm_runtime.kernels.weights import SATURATION
 from qsm_runtime.networks.learned_proximal import PASSES
 
 WARM_UP = 100
 DECAY = 0.995  # of the running mean of weights
+REPORT = 25  # steps
 
 
 def load(path: Path) -> dict[str, Tensor]:
@@ -85,67 +87,94 @@ def validate(loop: Loop, folder: Path | None) -> dict[str, list[float]]:
     return out
 
 
+class Run:
+    """A training run: network, running mean of its weights, optimiser, step; kept in `folder`/latest.pt."""
+
+    def __init__(self, folder: Path, peak: float, seed: int, unpaired: bool) -> None:
+        torch.manual_seed(seed)
+        self.net = DipoleNet().to(memory_format=torch.channels_last_3d)
+        self.mean = copy.deepcopy(self.net)
+        self.loop, self.mean_loop = Loop(self.net), Loop(self.mean)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), peak, betas=(0.9, 0.99))
+        self.unpaired = Unpaired() if unpaired else None
+        self.peak, self.seed, self.step = peak, seed, 0
+        self.latest = folder / "latest.pt"
+        if self.latest.exists():
+            kept = torch.load(self.latest, weights_only=True)
+            for name in self._parts():
+                getattr(self, name).load_state_dict(kept[name])
+            if self.unpaired is not None:
+                self.unpaired.load(kept["unpaired"])
+            self.step = kept["step"]
+
+    @staticmethod
+    def _parts() -> tuple[str, str, str]:
+        return "net", "mean", "optimiser"
+
+    def keep(self) -> None:
+        kept = {name: getattr(self, name).state_dict() for name in self._parts()}
+        if self.unpaired is not None:
+            kept["unpaired"] = self.unpaired.state()
+        temporary = self.latest.with_suffix(".tmp")
+        torch.save({**kept, "step": self.step}, temporary)
+        temporary.replace(self.latest)
+
+    def advance(self, files: list[Path], steps: int) -> dict[str, float]:
+        """One step on one sample; the terms of its loss."""
+        rng = np.random.default_rng((self.seed, self.step))
+        s = even(turned(load(files[int(rng.integers(len(files)))]), rng))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.step, steps, self.peak)
+        maps = self.loop(s, passes_at(self.step, steps))
+        if self.unpaired is None:
+            total, terms = loss(maps[-1], s)
+        else:
+            terms = {"critic": self.unpaired.learn(maps[-1], load(files[int(rng.integers(len(files)))])["chi"])}
+            total, more = self.unpaired.loss(maps[-1], s)
+            terms.update(more)
+        # strong lesions make a sample's loss large: let none weigh more than a few others
+        total = total / max(1.0, float(total.detach()) / 6)
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.step += 1
+        keep = min(DECAY, self.step / (self.step + 19))
+        with torch.no_grad():
+            for m, n in zip(self.mean.parameters(), self.net.parameters(), strict=True):
+                m.lerp_(n, 1 - keep)
+        return {**terms, "total": float(total.detach()), "norm": float(norm)}
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     p.add_argument("samples", type=Path)
     p.add_argument("run", type=Path)
-    p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--steps", type=int, default=9000)
     p.add_argument("--rate", type=float, default=1e-3)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--validation", type=Path)
-    p.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    p.add_argument("--every", type=int, default=150, help="steps between checkpoints")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--start", type=Path, help="weights to start from")
+    p.add_argument("--unpaired", action="store_true", help="never look at a sample's own truth (unpaired.py)")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    torch.manual_seed(a.seed)
     a.run.mkdir(parents=True, exist_ok=True)
-    net = DipoleNet().to(memory_format=torch.channels_last_3d)
-    if a.start:
-        net.load_state_dict(torch.load(a.start))
-    mean = copy.deepcopy(net)
-    loop, mean_loop = Loop(net), Loop(mean)
-    optimiser = torch.optim.Adam(net.parameters(), a.rate, betas=(0.9, 0.99))
-    first, latest = 0, a.run / "latest.pt"
-    if latest.exists():
-        kept = torch.load(latest)
-        net.load_state_dict(kept["net"])
-        mean.load_state_dict(kept["mean"])
-        optimiser.load_state_dict(kept["optimiser"])
-        first = kept["step"]
-    start, terms_of = time.time(), []
-    for step in range(first, a.steps):
-        rng = np.random.default_rng((a.seed, step))
+    run = Run(a.run, a.rate, a.seed, a.unpaired)
+    start, terms = time.time(), []
+    while run.step < a.steps:
         files = sorted(a.samples.glob("?????_?.npz"))
-        s = turned(load(files[int(rng.integers(len(files)))]), rng)
-        s = even(s)
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step, a.steps, a.rate)
-        maps = loop(s, passes_at(step, a.steps))
-        total, terms = loss(maps[-1], s)
-        # strong lesions make a sample's loss large: let none weigh more than a few others
-        total = total / max(1.0, float(total.detach()) / 6)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        if torch.isfinite(norm):
-            optimiser.step()
-        keep = min(DECAY, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for m, n in zip(mean.parameters(), net.parameters(), strict=True):
-                m.lerp_(n, 1 - keep)
-        terms_of.append({**terms, "total": float(total.detach()), "norm": float(norm)})
-        if (step + 1) % 25 == 0:
-            said = {k: round(float(np.mean([t[k] for t in terms_of])), 4) for k in terms_of[0]}
-            terms_of = []
-            line = {"step": step + 1, "passes": len(maps), "s": round(time.time() - start), "files": len(files), **said}
-            print(json.dumps(line), flush=True)
-        if (step + 1) % a.every == 0 or step + 1 == a.steps:
-            kept = {"net": net.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
-            temporary = a.run / "latest.tmp"
-            torch.save({**kept, "step": step + 1}, temporary)
-            temporary.replace(latest)
-            print(json.dumps({"step": step + 1, "validation": validate(mean_loop, a.validation)}), flush=True)
+        terms.append(run.advance(files, a.steps))
+        if run.step % REPORT == 0:
+            said = {k: round(float(np.mean([t[k] for t in terms])), 4) for k in terms[0]}
+            print(
+                json.dumps({"step": run.step, "s": round(time.time() - start), "files": len(files), **said}), flush=True
+            )
+            terms = []
+        if run.step % a.every == 0 or run.step == a.steps:
+            run.keep()
+            print(json.dumps({"step": run.step, "validation": validate(run.mean_loop, a.validation)}), flush=True)
     return 0
 
 

@@ -53,7 +53,6 @@ def loss(x: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
     square = ((x - t) ** 2).sum() / ((t - (t.sum() / count) * mask) ** 2).sum()
     structure = 1 - xsim(x, t, mask)
     field = dipole_model(x, s) / unit
-    level = ((x - t).sum() / count).abs() / unit  # 0.003 ppm of offset cost as much XSIM as all streaks together
-    total = value + edges + 4 * structure + 0.5 * square.clamp(max=1) + 0.5 * field + 3 * level
-    terms = {"value": value, "level": level, "edges": edges, "structure": structure, "square": square, "field": field}
+    total = value + edges + 4 * structure + 2 * (square + 1e-8).sqrt().clamp(max=1) + 0.5 * field
+    terms = {"value": value, "edges": edges, "structure": structure, "square": square, "field": field}
     return total, {k: float(v.detach()) for k, v in terms.items()}

@@ -14,7 +14,7 @@ from export.cards import NONE, Values, card, normalisation, port, size
 from export.train.dipole_net import MULTIPLE, DipoleNet
 from qsm_runtime.networks.learned_proximal import CHANNELS, ITERATIONS, PASSES, RIDGE
 
-BYTES_PER_VOXEL = 110.0  # peak of a run, measured at 160 x 192 x 160
+BYTES_PER_VOXEL = 60.0  # peak of a run: 51 at 160 x 192 x 160 on the CPU provider
 REACH = 16  # voxels cut off where patches meet: beyond it a voxel's output hardly depends on what it does not see
 ANY_GRID: Values = {"voxel_mm": None, "tolerance": 0.0, "resample": "none", "b0": "in_dipole"}
 # what scenes.py and simulate.py draw from

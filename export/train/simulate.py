@@ -1,14 +1,18 @@
 """From a scene to a training sample: the field a scan would give, its reliability, and the loop's starting point.
 
-The field is that of the fine grid in free space, averaged over voxels: the inversion never sees its own kernel.
+The field is that of the fine grid in free space, averaged over voxels: but for a fifth of the samples, the inversion
+never sees its own kernel.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import fft, ndimage
 
 from export.train.scenes import FACTOR, Scene, grid_noise
 from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.fft import smooth_size
 from qsm_runtime.networks.learned_proximal import Prepared, prepare
 from qsm_runtime.phantom.freespace import block_mean, free_space_field
 from qsm_runtime.units import rad_per_ppm
@@ -16,6 +20,7 @@ from qsm_runtime.units import rad_per_ppm
 TIMES_S = {1.5: (0.010, 0.024, 0.038, 0.052), 3.0: (0.005, 0.012, 0.019, 0.026), 7.0: (0.004, 0.009, 0.014, 0.019)}
 MOST_NOISE_PPM = 0.3
 DEPHASING = 0.1
+SAMPLED_SHARE = 0.2  # of the samples whose field is that of the sampled dipole
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,6 @@ def outliers(rng: np.random.Generator, shape: tuple[int, ...], most: float) -> n
 
 def leftover_background(rng: np.random.Generator, scene: Scene, grid: Grid, rms_ppm: float) -> np.ndarray:
     """A harmonic field from beyond the mask, as background removal leaves some of."""
-    from scipy import ndimage
-
     pad = 10
     shape = tuple(n + 2 * pad for n in grid.shape)
     outside = ~ndimage.binary_dilation(np.pad(scene.mask, pad), iterations=3)
@@ -84,6 +87,14 @@ def leftover_background(rng: np.random.Generator, scene: Scene, grid: Grid, rms_
     field = free_space_field(source, grid.voxel_mm, grid.b0_dir, (1, 1, 1))[(slice(pad, -pad),) * 3]
     size = float(field[scene.mask].std())
     return (field * np.float32(rms_ppm / size)).astype(np.float32) if size > 0 else np.zeros(grid.shape, np.float32)
+
+
+def sampled_field(chi_ppm: np.ndarray, grid: Grid) -> np.ndarray:
+    """Field by the sampled dipole on the map's own grid: what many public simulations take for the truth."""
+    x, y, z = (smooth_size(2 * n, even=True) for n in grid.shape)
+    spectrum = fft.rfftn(chi_ppm, (x, y, z)) * dipole_kernel((x, y, z), grid.voxel_mm, grid.b0_dir)
+    field = fft.irfftn(spectrum, (x, y, z))[tuple(slice(n) for n in grid.shape)]
+    return np.ascontiguousarray(field, np.float32)
 
 
 def sample(rng: np.random.Generator, scene: Scene) -> Sample | None:
@@ -98,6 +109,8 @@ def sample(rng: np.random.Generator, scene: Scene) -> Sample | None:
     field = free_space_field(fine, step, grid.b0_dir, block)[tuple(slice(n) for n in scene.chi_ppm.shape)]
     local = block_mean(field, (FACTOR,) * 3)
     truth = np.where(scene.mask, block_mean(scene.chi_ppm, (FACTOR,) * 3), 0).astype(np.float32)
+    if rng.random() < SAMPLED_SHARE:
+        local = sampled_field(truth, grid)
     snr = float(np.exp(rng.uniform(np.log(20), np.log(300))))
     deviation = deviation_ppm(rng, scene, field, local, snr)
     reliability = np.where(scene.mask & (deviation < 1), 1 / deviation, 0).astype(np.float32)

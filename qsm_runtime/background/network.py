@@ -16,7 +16,7 @@ def network(
     mask: np.ndarray,
     grid: Grid,
     *,
-    model: str,
+    model: str = "",
     reliability: np.ndarray | None = None,
     echo_times_s: Sequence[float] | None = None,
     b0_tesla: float | None = None,
@@ -28,7 +28,7 @@ def network(
 
     total_ppm  float32 (x, y, z), total field in ppm
     mask       bool (x, y, z); eroded where the card says so
-    model      a name on the search path, or the path of a card
+    model      name of a network on the search path, or the path of its card; must be given
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
     from qsm_runtime.networks import run

@@ -1,7 +1,8 @@
 """The `qsm` command: its sub-commands, and what becomes of every error.
 
 Exit codes: 0 done, 1 a bug, 2 usage, 3 unreadable or inconsistent input, 4 missing metadata, 5 no result or not
-written, 6 a network or its card that does not hold, 7 a device that cannot run here, 130 interrupted, 143 terminated.
+written, 6 a network or its card that does not hold, 7 a device that cannot run here, 8 a check that
+did not hold (`qsm doctor`, `qsm bench check`), 130 interrupted, 143 terminated.
 """
 
 import os
@@ -13,7 +14,20 @@ from typing import Annotated
 
 import typer
 
-from qsm_runtime.cli import analyse, catalogue, map_stages, models, orient, run, scan_stages, simulate, warmup
+from qsm_runtime.cli import (
+    analyse,
+    bench,
+    catalogue,
+    doctor,
+    inspect,
+    map_stages,
+    models,
+    orient,
+    run,
+    scan_stages,
+    simulate,
+    warmup,
+)
 from qsm_runtime.cli.options import spread
 from qsm_runtime.cli.output import print_json
 from qsm_runtime.errors import QsmError
@@ -51,6 +65,7 @@ def _common(
 
 
 app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
 app.command("demo")(simulate.demo)
 app.command("phantom")(simulate.phantom)
 app.command("mask")(scan_stages.mask)
@@ -64,6 +79,8 @@ app.command("picture")(analyse.picture)
 app.command("methods")(catalogue.methods)
 app.command("recipes")(catalogue.recipes)
 app.command("warmup")(warmup.warmup)
+app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 
 

@@ -21,7 +21,7 @@ from qsm_runtime.report.picture import overview
 
 SAVEABLE = ("mask", "total", "local", "reliability", "r2star", "swi")
 PACKAGES = (
-    "qsm_runtime", "numpy", "scipy", "numba", "pyfftw", "nibabel", "onnxruntime", "onnxruntime-gpu",
+    "qsm_runtime", "numpy", "scipy", "numba", "pyfftw", "nibabel", "pydicom", "onnxruntime", "onnxruntime-gpu",
     "onnxruntime-ep-openvino", "openvino",
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
         check_writable([picture_path], acquisition.source_paths, job.overwrite)
     region = None
     if job.region is not None:
-        region, said = io.read_mask(job.region, like=acquisition.source_paths[0])
+        region, said = io.read_mask(job.region, like=acquisition)
         for text in said:
             progress.warn(text)
 

@@ -120,7 +120,7 @@ def _local_field(
         acquisition = pending.read()
         texts, inside = list(acquisition.warnings), acquisition.mask
         if mask is not None:
-            inside, about = io.read_mask(mask, like=acquisition.source_paths[0])
+            inside, about = io.read_mask(mask, like=acquisition)
             texts += about
 
     def report(event: pipeline.Event) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import crop, part
+from qsm_runtime.inversion._noise import outlier_factor
 from qsm_runtime.kernels import splitting
 from qsm_runtime.kernels.convolve import Box, extract
 from qsm_runtime.kernels.differences import NO_EDGES, gradient_power, tv_reflect, tv_update
@@ -26,7 +27,6 @@ DATA_PENALTY = 0.2  # r, for weights near 1
 SUPPORT_PENALTY = 3e-3
 CORNER = 3.0  # a over the noise: where absolute differences stand for squares
 CORNER_FLOOR_PPM = 2e-3
-OUTLIER = 6.0  # standard deviations of the residual
 NO_TRUST: np.ndarray = np.ones((1, 1, 1), np.float32)
 
 
@@ -178,15 +178,10 @@ class Splitting:
         self.trust = (power / (power + cut**2)).astype(np.float32)
 
     def reweight(self, noise_ppm: float) -> None:
-        """MERIT: weights fall as the square of the residual beyond OUTLIER standard deviations."""
+        """Take weight from voxels whose residual the model cannot explain."""
         nx, ny, nz = self.field.shape
-        residual = np.abs(self.y[:nx, :ny, :nz] - self.field)
-        residual *= np.sqrt(self.weight2)
-        seen = residual[self.weight2 > 0]
-        if seen.size == 0:
-            return
-        limit = np.float32(max(OUTLIER * max(1.4826 * float(np.median(seen)), noise_ppm), 1e-12))
-        self.weight2 *= np.minimum(limit / np.maximum(residual, limit), 1) ** 4
+        residual = self.y[:nx, :ny, :nz] - self.field
+        self.weight2 *= outlier_factor(residual, np.sqrt(self.weight2), noise_ppm) ** 2
 
     def result(self) -> np.ndarray:
         """The map on the full grid, zero outside the mask."""

@@ -9,17 +9,19 @@ import numpy as np
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import crop
+from qsm_runtime.inversion._noise import explained_ppm, outlier_factor
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import multiply
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.splitting import place, take
 
 PRECONDITION = 0.02  # about 0.15 squared: where D is larger the spectrum's own inverse is a good first answer
+FITTED = 0.5  # of the noise's sum of squares: the map has about as many unknowns as there are data, and follows it
 Progress = Callable[[float], None] | None
 
 
 class MaskedDipole:
-    """apply: out = W D S x; adjoint: out = S D W y. `field` is the local field inside the mask, zero elsewhere."""
+    """apply: out = W D S x; adjoint: out = S D W y. `field` is the local field where its weight is not zero."""
 
     def __init__(self, local_ppm: np.ndarray, weight: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
         self.box, self.plan = crop(mask, grid)
@@ -27,7 +29,7 @@ class MaskedDipole:
         self.shape = grid.shape
         self.support = mask[inner].astype(np.float32)
         self.weight = weight[inner] * self.support
-        self.field = np.where(mask[inner], local_ppm[inner], np.float32(0))
+        self.field = np.where(self.weight > 0, local_ppm[inner], np.float32(0))
         self.dipole = dipole_kernel(self.plan.shape, grid.voxel_mm, grid.b0_dir, self.plan.scale)
 
     def _through(self, x: np.ndarray, before: np.ndarray, after: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -49,9 +51,15 @@ class MaskedDipole:
         return self._through(x, self.support, self.support, out)
 
     def least_squares(
-        self, iterations: int, *, penalty: float = PRECONDITION, damping: float = 0.0, progress: Progress = None
+        self,
+        iterations: int,
+        *,
+        penalty: float = PRECONDITION,
+        damping: float = 0.0,
+        start: np.ndarray | None = None,
+        progress: Progress = None,
     ) -> np.ndarray:
-        """Conjugate gradients on (A^T A + damping) x = A^T W f.
+        """Conjugate gradients on (A^T A + damping) x = A^T W f, from `start` or zero.
 
         Preconditioned by S F^-1 1/(D^2 + penalty + damping) F S.
         """
@@ -69,15 +77,32 @@ class MaskedDipole:
             multiply(spectrum, inverse)
             take(p.inverse(spectrum), self.support, out)
 
+        unexplained, rhs = self.field * self.weight, np.empty_like(self.field)
+        if start is not None:
+            unexplained -= self.apply(start, between)
+        self.adjoint(unexplained, rhs)
+        if start is not None and damping:
+            cg.combine(start, rhs, -damping, 1.0)
         x, _ = cg.cg(
             normal,
-            self.adjoint(self.field * self.weight, np.empty_like(self.field)),
+            rhs,
             tolerance=1e-3,
             max_iterations=iterations,
             precondition=precondition,
             progress=progress,
         )
-        return x
+        return x if start is None else x + start
+
+    def stop_ppm(self, noise_ppm: float, reliability: np.ndarray | None) -> float:
+        """Norm of the weighted residual at which to stop; `reliability` is on the full grid."""
+        known = None if reliability is None else reliability[self.box.slices]
+        return (1 - FITTED) ** 0.5 * explained_ppm(self.weight, noise_ppm, known)
+
+    def reweight(self, x: np.ndarray, noise_ppm: float) -> None:
+        """Take weight from voxels whose residual at x the model cannot explain."""
+        residual = self.field_of(x, np.empty_like(self.field))
+        residual -= self.field
+        self.weight *= outlier_factor(residual, self.weight, noise_ppm)
 
     def result(self, x: np.ndarray) -> np.ndarray:
         """`x` on the full grid, zero outside the mask."""

@@ -15,7 +15,7 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import mean_voxels
 from qsm_runtime.inversion._direct import check, part
-from qsm_runtime.inversion._noise import noise_ppm, weights
+from qsm_runtime.inversion._noise import EARLY_STOP_SATURATION, noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import extract, multiply
@@ -54,7 +54,7 @@ def ilsqr(
         raise UsageError(f"ilsqr: threshold must lie between 0 and 2/3, got {threshold}")
     if not tolerance >= 0 or min(max_iterations, streak_iterations) < 1:
         raise UsageError("ilsqr: tolerance must not be negative, and both iteration counts at least 1")
-    model = MaskedDipole(local_ppm, weights(mask, grid, reliability), mask, grid)
+    model = MaskedDipole(local_ppm, weights(mask, grid, reliability, EARLY_STOP_SATURATION), mask, grid)
     first, _ = cg.lsqr(
         model.apply,
         model.adjoint,
@@ -62,7 +62,7 @@ def ilsqr(
         model.field,
         tolerance=tolerance,
         max_iterations=max_iterations,
-        residual=noise_ppm(local_ppm, mask, reliability) * float(np.linalg.norm(model.weight)),
+        residual=model.stop_ppm(noise_ppm(local_ppm, mask, reliability), reliability),
         progress=part(progress, 0.0, 0.5),
     )
     p, voxel = model.plan, mean_voxels(grid)

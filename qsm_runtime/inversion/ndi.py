@@ -13,7 +13,7 @@ import numpy as np
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import check
-from qsm_runtime.inversion._noise import noise_ppm, noise_to_signal, weights
+from qsm_runtime.inversion._noise import EARLY_STOP_SATURATION, noise_ppm, noise_to_signal, weights
 from qsm_runtime.inversion._operator import MaskedDipole
 from qsm_runtime.inversion._phase import phase_scale
 from qsm_runtime.kernels.cg import Product, combine
@@ -47,12 +47,12 @@ def ndi(
     check(local_ppm, mask, grid)
     if not 0 < step < 4.5 or max_iterations < 1:
         raise UsageError(f"ndi: step must lie between 0 and 4.5 and max_iterations be at least 1, got {step}")
-    w = weights(mask, grid, reliability)
+    w = weights(mask, grid, reliability, EARLY_STOP_SATURATION)
     step /= max(float(w.max()), 1.0) ** 2
     model = MaskedDipole(local_ppm, w, mask, grid)
     scale = phase_scale(b0_tesla, echo_times_s)
     noise = noise_ppm(local_ppm, mask, reliability)
-    explained = noise * float(np.linalg.norm(model.weight))
+    explained = model.stop_ppm(noise, reliability)
     x = model.least_squares(START_STEPS, damping=noise_to_signal(noise, local_ppm, mask, reliability))
     y = x.copy()
     residual, gradient, old = np.empty_like(x), np.empty_like(x), np.empty_like(x)

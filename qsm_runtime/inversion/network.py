@@ -14,7 +14,7 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check, part
-from qsm_runtime.inversion._noise import Record, noise_ppm, weights
+from qsm_runtime.inversion._noise import EARLY_STOP_SATURATION, Record, explained_ppm, noise_ppm, weights
 from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.splitting import squares_step
 from qsm_runtime.networks import refine as refining
@@ -29,7 +29,7 @@ def network(
     mask: np.ndarray,
     grid: Grid,
     *,
-    model: str,
+    model: str = "",
     refine: Refinement = "none",
     reliability: np.ndarray | None = None,
     magnitude: np.ndarray | None = None,
@@ -43,7 +43,7 @@ def network(
 
     local_ppm    float32 (x, y, z), local field in ppm
     mask         bool (x, y, z)
-    model        a name on the search path, or the path of a card
+    model        name of a network on the search path, or the path of its card; must be given
     refine       substitute: k-space where the dipole is well-conditioned comes from the field; gradient: a few weighted
                  steps towards it; tv: total variation (with its defaults) that starts from there
     reliability  inverse standard deviation of the field in 1/ppm; field strength and echo times are checked against
@@ -95,14 +95,17 @@ def refined(
     """A network's map brought to the field, as `network` does it. float32 (x, y, z), zero outside the mask."""
     if refine == "none":
         return chi_ppm
-    w = weights(mask, grid, reliability)
-    if refine == "substitute":
-        return refining.substitute(chi_ppm, local_ppm, w, mask, grid)
-    if refine == "gradient":
-        return refining.gradient(chi_ppm, local_ppm, w, mask, grid)
     noise = noise_ppm(local_ppm, mask, reliability)
+    even = weights(mask, grid, reliability, EARLY_STOP_SATURATION)
+    limit = explained_ppm(even, noise, reliability)
+    if refine == "substitute":
+        return refining.substitute(chi_ppm, local_ppm, even, mask, grid, explained_ppm=limit)
+    nearer = refining.gradient(chi_ppm, local_ppm, even, mask, grid, explained_ppm=limit)
+    if refine == "gradient":
+        return nearer
+    w = weights(mask, grid, reliability)
     state = Splitting(local_ppm, w * w, mask, grid)
-    state.start_from(refining.gradient(chi_ppm, local_ppm, w, mask, grid))
+    state.start_from(nearer)
     state.run_rounds(
         squares_step,
         rounds=2,

@@ -1,7 +1,10 @@
 """Superfast dipole inversion: division with a continuous taper into the cone, and the strength corrected.
 
-Source: Schweser 2013, 10.1002/mrm.24405.
-H = 1/D where |D| > delta, D/delta^2 inside the cone (continuous, and zero on it);  chi = F^-1 (H F f) / mean(D H).
+    H = 1/D where |D| > delta, D/delta^2 inside the cone;   chi = F^-1 (H F f) / mean(D H)
+
+From Schweser 2013, 10.1002/mrm.24405: inversion in one multiplication, and the division by mean(D H) that gives back
+the strength which any such H takes from a point source. The taper is a choice made here, not taken from that paper:
+continuous at |D| = delta and 0 where D is 0, where a sign would jump.
 """
 
 import numpy as np

@@ -3,6 +3,8 @@
 Source: Wei 2015 (STAR-QSM), 10.1002/nbm.3383.
 1. total variation with a large lambda; of its map x1 only what is beyond `strong_ppm` is kept
 2. total variation with the usual lambda on f - D x1;  x = x1 + x2
+With outlier_rounds a level begins with absolute differences, and voxels whose residual it cannot explain lose weight
+before its squares, as in tv.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import numpy as np
 
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.inversion._admm import Splitting
+from qsm_runtime.inversion._admm import Splitting, absolute_data
 from qsm_runtime.inversion._direct import check, part
 from qsm_runtime.inversion._noise import Record, chosen, noise_ppm, weights
 from qsm_runtime.inversion._operator import MaskedDipole
@@ -32,6 +34,7 @@ def star(
     strong_ppm: float = 0.3,
     tolerance: float = 0.005,
     max_iterations: int = 60,
+    outlier_rounds: int = 1,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
     record: Record = None,
@@ -43,7 +46,9 @@ def star(
     regularisation  lambda of the second level in ppm; "auto" takes it from the noise
     strong_ppm      susceptibility beyond which a voxel belongs to the first level, above 0
     tolerance       stop a level when an iteration changes the map by less than this share of its norm
-    max_iterations  of each level; the first takes half of them
+    max_iterations  of each level, all rounds together; the first takes half of them
+    outlier_rounds  how often voxels with a residual beyond 6 standard deviations lose weight in a level, after a first
+                    round of absolute differences; 0 trusts every voxel and takes squares alone
     reliability     float32 (x, y, z), inverse standard deviation of the field in 1/ppm, 0 = not to be trusted
     record          called with ("regularisation", value used)
     Returns float32 (x, y, z) in ppm, zero outside the mask. Raises UsageError, ShapeError, ReconstructionError.
@@ -51,18 +56,20 @@ def star(
     check(local_ppm, mask, grid)
     if not strong_ppm > 0:
         raise UsageError(f"star: strong_ppm must be above 0, got {strong_ppm}")
-    if not tolerance >= 0 or max_iterations < 2:
-        raise UsageError("star: tolerance must not be negative and max_iterations at least 2")
+    if not tolerance >= 0 or max_iterations < 2 or outlier_rounds < 0:
+        raise UsageError("star: tolerance and outlier_rounds must not be negative, max_iterations at least 2")
     w = weights(mask, grid, reliability)
-    value = chosen(
-        "star", regularisation, lambda: regularisation_from_noise(noise_ppm(local_ppm, mask, reliability)), record
-    )
+    noise = noise_ppm(local_ppm, mask, reliability)
+    value = chosen("star", regularisation, lambda: regularisation_from_noise(noise), record)
 
     def level(field_ppm: np.ndarray, weight: float, iterations: int, first: float, last: float) -> np.ndarray:
         state = Splitting(field_ppm, w * w, mask, grid)
         state.start()
-        state.run(
+        state.run_rounds(
             squares_step,
+            rounds=outlier_rounds + 1,
+            noise_ppm=noise,
+            first=absolute_data(noise),
             regularisation=weight,
             tolerance=tolerance,
             max_iterations=iterations,

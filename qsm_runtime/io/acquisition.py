@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +20,21 @@ class Placement:
     qform_code: int
 
 
+class DicomTemplate(Protocol):
+    """What a derived DICOM series takes over from the images it is made of."""
+
+    @property
+    def headers(self) -> tuple[Any, ...]:
+        """pydicom Datasets without samples, one for each plane, in the order of `planes`."""
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """SOP class and instance UID of every object used."""
+
+    def planes(self, array: np.ndarray) -> np.ndarray:
+        """A view (plane, row, column) of a map (x, y, z)."""
+
+
 @dataclass(frozen=True)
 class Acquisition:
     """A validated scan and the record of how it was read.
@@ -29,6 +45,7 @@ class Acquisition:
     phase_scaling, phase_sign_reason and b0_source say what was decided and why.
     phase_sign: +1, or -1 where the stored phase was negated.
     echo_difference: the one phase is that of the second echo minus the first's.
+    dicom: headers of the images, where the scan came as DICOM. choice: why these images and no others, empty else.
     """
 
     scan: Scan
@@ -46,6 +63,8 @@ class Acquisition:
     source_paths: tuple[Path, ...] = ()
     dataset_root: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    dicom: DicomTemplate | None = None
+    choice: str = ""
 
     @property
     def affine(self) -> np.ndarray:

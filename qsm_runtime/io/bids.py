@@ -4,6 +4,7 @@ MEGRE is the BIDS suffix of multi-echo gradient echo, T2starw that of a T2*-weig
 datasets used before either. Parts are mag and phase, or real and imag. Derivatives are no input.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qsm_runtime.errors import InputError
@@ -20,15 +21,40 @@ ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "run")
 SKIPPED = ("derivatives", "sourcedata", "code")
 
 
-def find_acquisitions(path: Path | str) -> list[Found]:
+def find_acquisitions(path: Path | str) -> Sequence[Found]:
     """Scans with phase below a dataset, subject, session or anat folder, sorted by name.
 
-    A folder without a BIDS scan is taken as the output of dcm2niix. Incomplete scans are returned too and say
-    what they miss. Raises InputError where there is none at all.
+    A folder without a BIDS scan is taken as the output of dcm2niix, then as DICOM files. Incomplete scans are
+    returned too and say what they miss. Raises InputError where there is none at all.
     """
     path = Path(path)
+    found = find_named(path)
+    if found:
+        return found
+    from qsm_runtime.io.dicom import find_dicom, holds_dicom
+
+    if holds_dicom(path):
+        return find_dicom(path)
+    raise InputError(_none_found(path, _groups(path)))
+
+
+def find_named(path: Path) -> list[Found]:
+    """Scans that BIDS or dcm2niix named, empty where there is none. Raises InputError where there is no folder."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
+    groups = _groups(path)
+    if not groups:
+        return find_converted(path)
+    with_phase = {key: parts for key, parts in sorted(groups.items()) if set(parts) != {"mag"}}
+    stems = [stem for stem, _ in with_phase]
+    return [
+        _found(stem if stems.count(stem) == 1 else _told_apart(stem, suffix), parts)
+        for (stem, suffix), parts in with_phase.items()
+    ]
+
+
+def _groups(path: Path) -> dict[tuple[str, str], dict[str, list[Path]]]:
+    """GRE images by stem and suffix, then by part."""
     groups: dict[tuple[str, str], dict[str, list[Path]]] = {}
     for image in _images(path):
         entities, suffix = entities_of(image.name)
@@ -36,19 +62,7 @@ def find_acquisitions(path: Path | str) -> list[Found]:
         if suffix in GRE_SUFFIXES and part in PARTS:
             stem = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in NOT_IN_STEM)
             groups.setdefault((stem, suffix), {}).setdefault(part, []).append(image)
-    if not groups:
-        converted = find_converted(path)
-        if converted:
-            return converted
-    with_phase = {key: parts for key, parts in sorted(groups.items()) if set(parts) != {"mag"}}
-    stems = [stem for stem, _ in with_phase]
-    found = [
-        _found(stem if stems.count(stem) == 1 else _told_apart(stem, suffix), parts)
-        for (stem, suffix), parts in with_phase.items()
-    ]
-    if not found:
-        raise InputError(_none_found(path, groups))
-    return found
+    return groups
 
 
 def _images(path: Path) -> list[Path]:

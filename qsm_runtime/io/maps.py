@@ -9,9 +9,9 @@ import numpy as np
 
 from qsm_runtime.errors import InputError, UsageError
 from qsm_runtime.grid import Grid
-from qsm_runtime.io.acquisition import Placement
+from qsm_runtime.io.acquisition import Acquisition, Placement
 from qsm_runtime.io.atomic import write_files
-from qsm_runtime.io.image import check_same_grid, grid_of, load, placement_of, stem_of
+from qsm_runtime.io.image import Image, check_same_grid, grid_of, load, placement_of, stem_of
 from qsm_runtime.io.mask_file import mask_of
 from qsm_runtime.io.output import encode, json_bytes, sidecar_path
 
@@ -39,10 +39,10 @@ def read_map(path: Path | str, *, b0_dir: Sequence[float] | None = None) -> Map:
     return Map(array, grid, placement_of(image), image.path, image.meta, tuple(warnings))
 
 
-def read_mask(path: Path | str, like: Path | str) -> tuple[np.ndarray, list[str]]:
-    """A mask, bool (x, y, z), on the grid of the image at `like`, and warnings; see mask_of."""
-    image, reference = load(path), load(like)
-    check_same_grid([reference, image])
+def read_mask(path: Path | str, like: Path | str | Acquisition) -> tuple[np.ndarray, list[str]]:
+    """A mask, bool (x, y, z), on the grid of the image at `like`, or of a scan, and warnings; see mask_of."""
+    image = load(path)
+    check_same_grid([_grid_only(like) if isinstance(like, Acquisition) else load(like), image])
     warnings: list[str] = []
     return mask_of(image, warnings), warnings
 
@@ -69,3 +69,9 @@ def write_map(
     dtype = "|u1" if array.dtype == bool else "<f4"
     files = {path: encode(array, placement, path, dtype, threads), sidecar_path(path): [json_bytes(fields)]}
     write_files(files, inputs=inputs, overwrite=overwrite)
+
+
+def _grid_only(acquisition: Acquisition) -> Image:
+    """A scan as an image that has a name and a place but no samples."""
+    nothing = np.broadcast_to(np.uint8(0), (*acquisition.scan.grid.shape, 1))
+    return Image(Path(acquisition.name), nothing, 1.0, 0.0, None, acquisition.affine, {})

@@ -156,6 +156,8 @@ def _sidecar(kind: str, acquisition: Acquisition, record: Mapping[str, Any]) -> 
         "PhaseSign": acquisition.phase_sign,
         "PhaseSignReason": acquisition.phase_sign_reason,
     }
+    if acquisition.choice:
+        fields["SeriesChoice"] = acquisition.choice
     fields |= {name: value for name, value in record.items() if name not in KINDS} | dict(own)
     fields["Warnings"] = [*acquisition.warnings, *fields.get("Warnings", [])]
     return fields

@@ -70,8 +70,10 @@ def gradient_adjoint(g: np.ndarray, voxel_mm: tuple[float, float, float], out: n
 def gradient_power(shape: tuple[int, int, int], voxel_mm: tuple[float, float, float], scale: float = 1.0) -> np.ndarray:
     """E(k) of g^T g on the half spectrum: float32 (nx, ny, nz//2+1), times `scale`."""
     x, y, z = ((2.0 * np.sin(np.pi * np.fft.fftfreq(n)) / v) ** 2 for n, v in zip(shape, voxel_mm, strict=True))
-    power = x[:, None, None] + y[None, :, None] + z[None, None, : shape[2] // 2 + 1]
-    return (scale * power).astype(np.float32)
+    power = np.empty((shape[0], shape[1], shape[2] // 2 + 1), np.float32)
+    for plane, here in zip(power, x, strict=True):  # one at a time: double precision of all would cost twice as much
+        plane[...] = scale * ((here + y)[:, None] + z[: power.shape[2]])
+    return power
 
 
 @njit(parallel=True, cache=True, fastmath={"nsz", "contract", "arcp"})

@@ -7,6 +7,7 @@ s follows by one step of Condat (2013, 10.1007/s10957-012-0245-9) an iteration, 
     s' = s + tau (clip(w - s, t) - E^T e),   e <- cut(e + sigma E (2 s' - s), t2),   tau = .1, sigma = 2.3/(sum 1/v^2)
 Slopes and their differences are penalised where both ends are in the mask (`free` as in split_tv).
 Arrays float32: w, s (3, x, y, z), e (6, x, y, z) in the order xx xy xz yy yz zz, weight (x, y, z).
+s, s_bar and e may end where the last penalised difference does.
 """
 
 import numpy as np
@@ -20,6 +21,9 @@ TAU = np.float32(0.1)  # 1/tau - sigma |E|^2 >= 1/2, |E|^2 <= 4 sum 1/v^2
 
 @njit(cache=True, inline="always", fastmath=FAST)
 def _clipped(w, s, i, j, k, t, bits):
+    if bits == 7:
+        zero = np.float32(0)
+        return zero, zero, zero
     a = (w[0, i, j, k] - s[0, i, j, k]) * (1 - (bits & 1))
     b = (w[1, i, j, k] - s[1, i, j, k]) * (1 - (bits >> 1 & 1))
     c = (w[2, i, j, k] - s[2, i, j, k]) * (1 - (bits >> 2 & 1))

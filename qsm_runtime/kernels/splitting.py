@@ -4,7 +4,10 @@ Constraint y = D x with scaled multiplier u: each data step forms q = y + u, v =
 v - u in `y`, ready to be transformed. The proximal maps, w2 the squared data weight and r the penalty:
   squares     1/2 w2 (v - f)^2               v = (w2 f + r q) / (w2 + r)
   absolute    w |v - f|                      v = f + shrink(q - f, w / r)
-  phase       w2 (1 - cos(s (v - f))) / s^2  v by Newton steps, s in rad a ppm
+  phase       w2 (1 - cos(s (v - f))) / s^2  v by Newton steps, s in rad a ppm, from the turn of f nearest to q: with
+              e = s (v - f) less that turn and p the same of q, |p| <= pi, the least value lies at the only root of
+              e + (w2 / r) sin e = p between 0 and p. There the left side is concave in |e|, so that steps from
+              e = 0, of which the first gives the linear solution, rise to the root and never pass it.
 Where w2 = 0 the field is unknown and v = q: the model fills it in.
 """
 
@@ -12,6 +15,9 @@ import numpy as np
 from numba import njit, prange
 
 from qsm_runtime.kernels import threads  # noqa: F401  (sets the OpenMP wait policy first)
+
+NEWTON_STEPS = 30  # at most: one or two do, but for a phase half a turn off where w2 is near r
+CONVERGED_RAD = 1e-3  # of a step: the error is then about its square
 
 
 @njit(parallel=True, cache=True)
@@ -46,8 +52,9 @@ def absolute_step(y, u, f, w2, r, corner2):
 
 @njit(parallel=True, cache=True)
 def phase_step(y, u, f, w2, r, rad_per_ppm):
-    """Weighted cosine distance of phases; three Newton steps from the linear solution."""
+    """Weighted cosine distance of phases."""
     nx, ny, nz = f.shape
+    turn = np.float32(2 * np.pi)
     for i in prange(y.shape[0]):
         for j in range(y.shape[1]):
             if i < nx and j < ny:
@@ -56,11 +63,15 @@ def phase_step(y, u, f, w2, r, rad_per_ppm):
                     w = w2[i, j, k]
                     v = q
                     if w > 0:
-                        v = (w * f[i, j, k] + r * q) / (w + r)
-                        for _ in range(3):
-                            e = rad_per_ppm * (v - f[i, j, k])
-                            slope = w * np.sin(e) / rad_per_ppm + r * (v - q)
-                            v -= slope / (w * max(np.cos(e), np.float32(0)) + r)
+                        p = rad_per_ppm * (q - f[i, j, k])
+                        p -= turn * np.rint(p / turn)
+                        e = r * p / (w + r)
+                        for _ in range(NEWTON_STEPS):
+                            step = (r * (p - e) - w * np.sin(e)) / (r + w * np.cos(e))
+                            e += step
+                            if abs(step) < CONVERGED_RAD:
+                                break
+                        v = q + (e - p) / rad_per_ppm
                     u[i, j, k] = q - v
                     y[i, j, k] = v + v - q
 

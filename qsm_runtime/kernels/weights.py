@@ -13,7 +13,7 @@ import numpy as np
 SATURATION = 64.0  # in medians of the deviation
 
 
-def data_weights(reliability: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def data_weights(reliability: np.ndarray, mask: np.ndarray, saturation: float = SATURATION) -> np.ndarray:
     """Weights of 0..1, float32: `reliability` (inverse standard deviation, any unit; 0: none) as above.
 
     0 outside the mask and where reliability is 0 or not finite; all 0 where nothing can be trusted.
@@ -22,6 +22,6 @@ def data_weights(reliability: np.ndarray, mask: np.ndarray) -> np.ndarray:
     weights = np.zeros(mask.shape, np.float32)
     if trusted.any():
         known = reliability[trusted]
-        ratio = np.median(known) / (np.float32(SATURATION) * known)
+        ratio = np.median(known) / (np.float32(saturation) * known)
         weights[trusted] = 1.0 / np.sqrt(1.0 + ratio * ratio)
     return weights

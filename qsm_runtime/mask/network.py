@@ -16,7 +16,7 @@ def network(
     phase_rad: np.ndarray,
     grid: Grid,
     *,
-    model: str,
+    model: str = "",
     probability: float = 0.5,
     erode_mm: float = 0.0,
     runtime: Runtime | None = None,
@@ -25,7 +25,7 @@ def network(
     """The largest connected part of what the network finds, holes filled: bool (x, y, z).
 
     magnitude    float32 (echo, x, y, z), any unit; the echoes are combined by the root of their sum of squares
-    model        a name on the search path, or the path of a card
+    model        name of a network on the search path, or the path of its card; must be given
     probability  from which a voxel belongs to the mask, 0..1; where the network gives classes, any but the first
     erode_mm     how far the surface is moved inwards at the end, >= 0
     Raises UsageError, InputError, ModelError, DeviceError, ReconstructionError where nothing is left.

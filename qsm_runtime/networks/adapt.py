@@ -2,7 +2,7 @@
 
 Values      x -> (x - mean) / std and back; or first clipped at two percentiles and standardised
 Voxels      band-limited (Fourier) resampling an axis: cut or zero-pad the spectrum; what was made finer comes back
-            exactly. Wrapped phase goes through exp(i phase): resampling the angles would invent values at each wrap.
+            exactly. Wrapped phase goes by the parts of exp(i phase) (frame.py): its angles would ring at each wrap.
 Rotation    cubic splines about the volume's centre (Unser 1999, 10.1109/79.799930); what it costs is measured on the
             field itself, there and back, and recorded.
 Padding     to multiples of a size, at the end of each axis or on both sides
@@ -130,32 +130,18 @@ def resampling(shape: Sizes, voxel_mm: Triple, wanted_mm: Triple, tolerance: flo
 
 
 def fourier(x: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """(..., x, y, z), real or complex, at `sizes` samples over the same lengths, the first where it was."""
+    """float32 (..., x, y, z) at `sizes` samples over the same lengths, the first where it was."""
     for axis, m in zip((-3, -2, -1), sizes, strict=True):
         n = x.shape[axis]
         if n == m:
             continue
-        real, keep = not np.iscomplexobj(x), min(n, m)
-        workers = get_threads()
-        spectrum = np.moveaxis((fft.rfft if real else fft.fft)(x, axis=axis, workers=workers), axis, 0)
-        wide = np.zeros((m // 2 + 1 if real else m, *spectrum.shape[1:]), spectrum.dtype)
-        half = keep // 2 + 1
+        spectrum = np.moveaxis(fft.rfft(x, axis=axis, workers=get_threads()), axis, 0)
+        wide = np.zeros((m // 2 + 1, *spectrum.shape[1:]), spectrum.dtype)
+        half = min(n, m) // 2 + 1
         wide[:half] = spectrum[:half]
-        if not real:
-            wide[half - keep or m :] = spectrum[half - keep or n :]
-        if keep % 2 == 0 and n != m:  # the Nyquist sample stands for both signs
-            if real:
-                wide[half - 1] *= 2.0 if m < n else 0.5
-            elif m < n:
-                wide[half - 1] += spectrum[n - keep // 2]
-            else:
-                wide[half - 1] *= 0.5
-                wide[m - keep // 2] = wide[half - 1]
-        wide = np.moveaxis(wide, 0, axis)
-        if real:
-            x = fft.irfft(wide, n=m, axis=axis, workers=workers)
-        else:
-            x = fft.ifft(wide, axis=axis, workers=workers)
+        if min(n, m) % 2 == 0:  # the Nyquist sample stands for both signs
+            wide[half - 1] *= 2.0 if m < n else 0.5
+        x = fft.irfft(np.moveaxis(wide, 0, axis), n=m, axis=axis, workers=get_threads())
         x *= np.float32(m / n)
     return np.ascontiguousarray(x)
 
@@ -181,20 +167,6 @@ def resample(x: np.ndarray, sizes: Sizes, how: str) -> np.ndarray:
     if x.dtype == bool:
         return linear(x, sizes) > 0.5
     return (fourier if how == "fourier" else linear)(x, sizes)
-
-
-def resample_wrapped(
-    phase_rad: np.ndarray, sizes: Sizes, how: str = "fourier", magnitude: np.ndarray | None = None
-) -> np.ndarray:
-    """Wrapped phase in rad at `sizes` samples, by way of magnitude exp(i phase)."""
-    if phase_rad.shape[-3:] == tuple(sizes):
-        return phase_rad
-    phasor = np.exp(1j * phase_rad).astype(np.complex64)
-    if magnitude is not None:
-        phasor *= magnitude
-    if how == "fourier":
-        return np.angle(fourier(phasor, sizes)).astype(np.float32)
-    return np.arctan2(linear(phasor.imag, sizes), linear(phasor.real, sizes)).astype(np.float32)
 
 
 def rotation_to_z(b0_dir: Triple) -> np.ndarray:

@@ -20,8 +20,8 @@ Unit = Literal["ppm", "ppb", "Hz", "rad/s", "rad", "s", "ms", "T", "mm", "1/s", 
 Meaning = Literal[
     "local_field", "total_field", "background_field", "wrapped_phase", "unwrapped_phase", "wrap_count", "magnitude",
     "mask", "probability", "chi", "chi_imaginary", "chi_off_axis_field", "chi_para", "chi_dia", "data_gradient",
-    "reliability", "weight", "dipole", "echo_time", "b0", "b0_dir", "voxel_mm", "r2star", "r2prime", "pass_index",
-    "stack",
+    "data_step", "deviation", "chi_scale", "reliability", "weight", "dipole", "echo_time", "b0", "b0_dir", "voxel_mm",
+    "r2star", "r2prime", "pass_index", "stack",
 ]  # fmt: skip
 Dtype = Literal["float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool"]
 Provider = Literal["cpu", "openvino", "cuda", "tensorrt"]
@@ -96,7 +96,8 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Normalisations:
-    """By tensor. mask_before, mask_after: the normalised input, the restored output is multiplied by the mask.
+    """By tensor. mask_before: the normalised input is multiplied by the mask. mask_after: so is the graph's output before
+    it is restored (true: outside the mask the map is the mean), or once it is ("restored": it is zero).
 
     residual  on restored values: add: output + input; subtract: input - output (a network that gives what to remove)
     """
@@ -104,7 +105,7 @@ class Normalisations:
     inputs: Mapping[str, Normalisation]
     outputs: Mapping[str, Normalisation]
     mask_before: bool
-    mask_after: bool
+    mask_after: bool | Literal["restored"]
     residual: Literal["none", "add", "subtract"]
 
 
@@ -197,13 +198,15 @@ class Physics:
     """Dipole steps on the host between passes of the network; the field's network ports are then chi -> chi.
 
     step       gradient step, one for all passes or one a pass
-    weight     of the data term (half_quadratic) or of the prior (schatten_cg)
+    weight     of the data term (half_quadratic), of the prior (schatten_cg), or mu, the ridge (learned_proximal)
     power      p of the Schatten prior
-    cg_steps   of an inner solve
+    cg_steps   of an inner solve; of the total variation that learned_proximal starts from
     start      first chi: zero, or step times the adjoint of the dipole on the field
     """
 
-    scheme: Literal["none", "proximal_gradient", "half_quadratic", "schatten_cg", "learned_gradient"]
+    scheme: Literal[
+        "none", "proximal_gradient", "half_quadratic", "schatten_cg", "learned_gradient", "learned_proximal"
+    ]
     passes: int = 1
     step: float | tuple[float, ...] | None = None
     weight: float | tuple[float, ...] | None = None

@@ -20,6 +20,9 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "chi_para": ("ppm", "ppb"),
     "chi_dia": ("ppm", "ppb"),
     "data_gradient": ("ppm", "ppb"),
+    "data_step": ("ppm", "ppb"),
+    "deviation": ("ppm", "ppb"),
+    "chi_scale": ("ppm", "ppb"),
     "reliability": ("1/ppm",),
     "echo_time": ("s", "ms"),
     "b0": ("T",),
@@ -238,9 +241,13 @@ def _physics(card: Card) -> None:
         "proximal_gradient": ("step",),
         "half_quadratic": ("weight", "cg_steps"),
         "schatten_cg": ("weight", "power", "cg_steps"),
+        "learned_proximal": ("weight", "cg_steps"),
     }
     for name in needed.get(p.scheme, ()):
         _need(getattr(p, name) is not None, f"physics.{name} is missing: scheme {p.scheme} needs it")
+    if p.scheme == "learned_proximal":
+        _need(isinstance(p.weight, float), "physics.weight must be one number: learned_proximal has one ridge")
+        _need(card.dipole is None or card.dipole.dc == 0, "dipole.dc must be 0: learned_proximal takes D(0) = 0")
 
 
 def _self_tests(card: Card) -> None:

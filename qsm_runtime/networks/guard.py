@@ -25,6 +25,7 @@ from qsm_runtime.units import rad_per_ppm
 COARSE_MM = 2.0  # voxels that the look in k-space is taken at
 LARGEST_PPM = {"local_field": 0.1, "total_field": 4.0, "background_field": 4.0}  # median deviation; brains have a tenth
 SMALLEST_PPM = 2e-5
+USUAL_PPM = 0.04  # local fields of brains: 0.005, 0.02 where noisy; in rad at 20 ms and 3 T sixteen times that
 CONE = 0.07  # |D| below which k-space counts as on the cone
 SHELLS, FIRST_SHELL, LAST_SHELL = 12, 3, 8  # of the largest frequency: the mask's shape is left out, and so is noise
 MISPLACED, RIVAL = (
@@ -48,8 +49,8 @@ class Look:
     tails: float
 
 
-def check_units(field_ppm: np.ndarray, mask: np.ndarray, meaning: str) -> None:
-    """Raises InputError where `field_ppm` (x, y, z) cannot be in ppm."""
+def check_units(field_ppm: np.ndarray, mask: np.ndarray, meaning: str) -> list[str]:
+    """Doubts about the unit. Raises InputError where `field_ppm` (x, y, z) cannot be in ppm."""
     if not np.isfinite(field_ppm[mask]).all():
         raise InputError(
             f"the {meaning.replace('_', ' ')} has values that are not finite inside the mask; mask them out"
@@ -67,6 +68,12 @@ def check_units(field_ppm: np.ndarray, mask: np.ndarray, meaning: str) -> None:
             f"the {name} deviates by {spread:.3g} (median) inside the mask, which is too little for ppm; it looks like "
             "tesla or a share of B0: multiply a share by 1e6"
         )
+    if meaning == "local_field" and spread > USUAL_PPM:
+        return [
+            f"the {name} deviates by {spread:.3g} ppm (median) inside the mask, brains by 0.02 at most: is it phase in "
+            "rad, or is there background left?"
+        ]
+    return []
 
 
 def look(local_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> Look | None:

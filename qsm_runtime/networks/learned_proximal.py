@@ -5,7 +5,10 @@
                                                   well-conditioned; every voxel has the weight W of its noise
     g_k      F^-1 [ D F V^2 (f - D x_k) ]         the gradient with the weights V that TV ended with: outliers are out,
                                                   and so may be the surroundings of a source that TV did not reach
-    x_k+1    mask (x_k + CNN(x_k, h_k, g_k, sigma, s mask))
+    z_k      x_k + CNN(x_k, h_k, g_k, sigma, s mask)
+    x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F V^2 (f - D z_k) ]) + c/2 mask   what the network left unexplained
+    c        argmin |W (D (x + c mask) - f)|^2            the map's level: of the field, the mask's edge alone tells it
+                                                  (D(0) = 0). The network's own is about as good: the mean of both
 
 sigma is the field's standard deviation and s the mean size of x_0. Every channel scales with the field and the network
 is homogeneous (no bias, no normalisation), so the result scales with the field too. Voxel size and B0 direction enter
@@ -29,9 +32,11 @@ from qsm_runtime.kernels.fft import plan
 from qsm_runtime.kernels.splitting import squares_step
 
 CHANNELS = ("chi", "data_step", "data_gradient", "deviation", "chi_scale")
-ITERATIONS = 12  # of the starting point
+ITERATIONS = 24  # of the starting point
 PASSES = 2
 RIDGE = 0.03  # mu
+DATA_RIDGE = 0.2  # nu
+LEVEL_STEP = 0.5
 MOST_DEVIATION = 64.0  # in medians: what is noisier counts as this noisy
 Network = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -59,13 +64,6 @@ class Prepared:
     def size_ppm(self) -> float:
         """s, the mean of |x_0| over the mask."""
         return float(np.abs(self.start[self.mask]).mean(dtype=np.float64))
-
-    @property
-    def mask_on_grid(self) -> np.ndarray:
-        """The mask on the full grid, bool."""
-        out = np.zeros(self.grid.shape, bool)
-        out[self.box.slices] = self.mask
-        return out
 
 
 def prepare(
@@ -140,26 +138,44 @@ def refine(
     p = plan(prepared.box.fft_shape)
     dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
     step = dipole / (dipole * dipole + np.float32(ridge))
-    dipole *= np.float32(p.scale)
-    step *= np.float32(p.scale)
+    close = dipole / (dipole * dipole + np.float32(DATA_RIDGE))
+    for real_filter in (dipole, step, close):
+        real_filter *= np.float32(p.scale)
     seen = {name: np.zeros(grid.shape, np.float32) for name in CHANNELS}
-    seen["chi"][inner] = prepared.start
+    chi = prepared.start.copy()
     seen["deviation"][inner] = prepared.deviation
     seen["chi_scale"][inner] = prepared.mask * np.float32(prepared.size_ppm)
-    for k in range(passes):
+
+    def filtered(x: np.ndarray, real_filter: np.ndarray) -> np.ndarray:
+        """A view of the plan's own array."""
         p.real[...] = 0
-        p.real[low] = seen["chi"][inner]
-        multiply(p.forward(), dipole)
-        residual = prepared.field - p.inverse()[low]
-        for name, weight2, real_filter in (
-            ("data_step", prepared.weight2, step),
-            ("data_gradient", prepared.kept2, dipole),
-        ):
-            p.real[...] = 0
-            p.real[low] = weight2 * residual
-            multiply(p.forward(), real_filter)
-            seen[name][inner] = p.inverse()[low] * prepared.mask
-        seen["chi"] = np.where(prepared.mask_on_grid, network(seen)["chi"], np.float32(0))
+        p.real[low] = x
+        multiply(p.forward(), real_filter)
+        return p.inverse()[low]
+
+    edge = filtered(prepared.mask, dipole).copy()
+    weighted = prepared.weight2 * edge
+    power = float(np.vdot(weighted, edge))
+
+    def residual() -> np.ndarray:
+        """Puts the level right and returns f - D x."""
+        rest = prepared.field - filtered(chi, dipole)
+        level = np.float32(LEVEL_STEP * np.vdot(weighted, rest) / power) if power > 0 else np.float32(0)
+        chi[prepared.mask] += level
+        rest -= level * edge
+        return rest
+
+    rest = residual()
+    for k in range(passes):
+        seen["chi"][inner] = chi
+        seen["data_step"][inner] = filtered(prepared.weight2 * rest, step) * prepared.mask
+        seen["data_gradient"][inner] = filtered(prepared.kept2 * rest, dipole) * prepared.mask
+        chi = np.where(prepared.mask, network(seen)["chi"][inner], np.float32(0))
+        left = prepared.kept2 * (prepared.field - filtered(chi, dipole))
+        chi += filtered(left, close) * prepared.mask
+        rest = residual()
         if progress is not None:
             progress((k + 1) / passes)
-    return seen["chi"]
+    out = np.zeros(grid.shape, np.float32)
+    out[inner] = chi
+    return out

@@ -3,8 +3,10 @@
 With r = W^2 (f - D x) inside the mask, all steps correct x by a part of D^-1 r:
 substitute  x + F^-1 h(D) F r,  h = s(|D|) / D, s rising from 0 to 1 over LOW..HIGH: the well-conditioned part of
             k-space comes from the field, the cone from the map, with a smooth seam; outside the mask the map's own
-            field stands for the unknown one
+            field stands for the unknown one. Where noise is not small, D / (D^2 + eta) in the place of 1 / D
 gradient    a few conjugate-gradient steps on |W (D x - f)|^2 + mu |x - x0|^2 from x0, preconditioned by 1/(D^2 + mu)
+eta         variance of the noise over that of the map's error, of a Wiener filter: the error's is what |W (f - D x)|^2
+            has beyond the noise. A map that explains the field to within its noise stays as it is; mu is at least eta
 """
 
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsm_runtime.grid import Grid
+from qsm_runtime.inversion._noise import DIPOLE_POWER
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import box_of, extract
 from qsm_runtime.kernels.fft import padded_shape
@@ -35,12 +38,13 @@ class _Data:
         self.weight2 = np.where(self.mask, np.square(weight[self.box.slices]), np.float32(0))
         self.field = np.where(self.weight2 > 0, local_ppm[self.box.slices], np.float32(0))
 
-    def residual(self, x: np.ndarray) -> np.ndarray:
-        """W^2 (f - D x)."""
+    def residual(self, x: np.ndarray, explained_ppm: float) -> tuple[np.ndarray, float]:
+        """W^2 (f - D x), and eta."""
         rest = self.dipole.field(x)
         np.subtract(self.field, rest, out=rest)
-        rest *= self.weight2
-        return rest
+        weighted = rest * self.weight2
+        beyond = float(np.vdot(weighted, rest)) - explained_ppm**2
+        return weighted, DIPOLE_POWER * explained_ppm**2 / beyond if beyond > 0 else np.inf
 
     def full(self, x: np.ndarray) -> np.ndarray:
         return extract(x * self.mask, self.box._replace(fft_shape=padded_shape(self.box.size)), self.shape)
@@ -53,23 +57,25 @@ def substitute(
     mask: np.ndarray,
     grid: Grid,
     *,
+    explained_ppm: float = 0.0,
     low: float = LOW,
     high: float = HIGH,
 ) -> np.ndarray:
     """The map with the well-conditioned part of k-space from the field. float32 (x, y, z), zero outside the mask.
 
-    weight  float32 (x, y, z) 0..1, the field's data weights
+    weight         float32 (x, y, z) 0..1, the field's data weights
+    explained_ppm  what noise alone leaves of |W (f - D x)|
     """
     data = _Data(local_ppm, weight, mask, grid)
     x = chi_ppm[data.box.slices] * data.mask
+    rest, eta = data.residual(x, explained_ppm)
 
     def inverse(d: np.ndarray) -> np.ndarray:
         size = np.abs(d)
         share = np.clip((size - np.float32(low)) / np.float32(high - low), 0, 1)
         share *= share * (3 - 2 * share)
-        return np.divide(share, d, out=np.zeros_like(d), where=size > low)
+        return share * d / np.maximum(d * d + np.float32(eta), np.float32(low * low))
 
-    rest = data.residual(x)
     return data.full(x + data.dipole.through(rest, data.dipole.filter(inverse), rest))
 
 
@@ -80,6 +86,7 @@ def gradient(
     mask: np.ndarray,
     grid: Grid,
     *,
+    explained_ppm: float = 0.0,
     steps: int = STEPS,
     mu: float = MU,
     progress: Progress = None,
@@ -87,7 +94,11 @@ def gradient(
     """The map after a few weighted steps towards the field. Arguments and result as `substitute`."""
     data = _Data(local_ppm, weight, mask, grid)
     x = chi_ppm[data.box.slices] * data.mask
-    rhs = data.dipole.field(data.residual(x))
+    rest, eta = data.residual(x, explained_ppm)
+    if not np.isfinite(eta):
+        return data.full(x)
+    mu = max(mu, eta)
+    rhs = data.dipole.field(rest)
     rhs *= data.mask
     inverse = data.dipole.filter(lambda d: 1 / (d * d + np.float32(mu)))
 

@@ -22,7 +22,8 @@ class Runtime:
     precision   f32, or lower where asked: f16, bf16, tf32
     models      folders searched before the packaged models and the user's
     strict      what is outside a card's trained domain is an error, not a warning
-    fallback    inversion method used instead of a network out of its domain; "" for none
+    fallback    method used instead of a network out of its domain, "" for none: NAME for each stage that has a method
+                of this name, STAGE=NAME for one, several with commas between
     memory_mib  what a network may use; None: what is free
     mode        once: memory goes back at once; server: it is kept for the next scan
     """
@@ -43,8 +44,19 @@ class Runtime:
             raise UsageError(stages.unknown("precision", self.precision, PRECISIONS))
         if self.memory_mib is not None and not self.memory_mib > 0:
             raise UsageError(f"memory_mib must be above 0, got {self.memory_mib:g}")
-        if self.fallback:
-            stages.method("inversion", self.fallback)
+        self.fallback_of("")
+
+    def fallback_of(self, stage: str) -> str:
+        """The method that takes over at a stage; "" for none. Raises UsageError for names that do not exist."""
+        found = {}
+        for part in filter(None, self.fallback.split(",")):
+            where, given, name = part.strip().rpartition("=")
+            known = {s: set(stages.methods(s)) - {"network"} for s in ([where] if given else stages.STAGES)}
+            having = [s for s, names in known.items() if name in names]
+            if not having:
+                raise UsageError(stages.unknown(f"{where} method".lstrip() + " to fall back to", name, set().union(*known.values())))
+            found.update(dict.fromkeys(having, name))
+        return found.get(stage, "")
 
     @property
     def kind(self) -> str:

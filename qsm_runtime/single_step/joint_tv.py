@@ -20,7 +20,7 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.single_step.levels import Level, coarse_to_fine
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive, with_rim
+from qsm_runtime.single_step.prepare import chosen_regularisation, finished, interior_field, require_positive, with_rim
 from qsm_runtime.single_step.split import Fields, TotalVariation, solve, solver_box
 
 
@@ -40,7 +40,7 @@ def joint_tv(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm         total field in ppm, float32 (x, y, z)
-    mask              bool (x, y, z); nothing of it is lost, though its outermost layer is known roughly
+    mask              bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation    lambda (ppm mm), or "auto": from the noise of the field
     knee_ppm_per_mm   slope above which the penalty levels off; "inf" is the plain total variation
     outlier_sigmas    residual, in robust standard deviations, from which a voxel's weight falls
@@ -62,4 +62,4 @@ def joint_tv(
         return solve(data, prior, box, level.mask.shape, level.voxel_mm, strength, count, start)
 
     full = Level(field, weight, mask.astype(bool), grid.voxel_mm, (1, 1, 1))
-    return mean_free(coarse_to_fine(full, iterations, on, progress), mask)
+    return finished(coarse_to_fine(full, iterations, on, progress), mask, grid)

@@ -15,7 +15,7 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import embed, extract
 from qsm_runtime.single_step.newton import chosen_convex, solve
-from qsm_runtime.single_step.prepare import interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import finished, interior_field, require_positive
 from qsm_runtime.single_step.split import solver_box
 
 
@@ -26,6 +26,7 @@ def ln_qsm(
     *,
     regularisation: float | Literal["auto"] = "auto",
     least_norm: float = 5e-4,
+    outlier_sigmas: float = 6.0,
     steps: int = 8,
     cg_iterations: int = 20,
     reliability: np.ndarray | None = None,
@@ -35,19 +36,21 @@ def ln_qsm(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm       total field in ppm, float32 (x, y, z)
-    mask            bool (x, y, z); nothing of it is lost, though its outermost layer carries no data of its own
+    mask            bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation  lambda (ppm mm), or "auto": from the noise of the field
     least_norm      alpha, > 0
+    outlier_sigmas  residual, in robust standard deviations, from which a voxel's weight falls
     reliability     inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
     require_positive(least_norm=least_norm, steps=steps, cg_iterations=cg_iterations)
+    require_positive(outlier_sigmas=outlier_sigmas)
     field, weight = interior_field(total_ppm, mask, grid, reliability)
     chosen = chosen_convex(regularisation, field, weight, grid, reliability, record)
     box = solver_box(mask, grid.voxel_mm)
     f, w, m = (embed(a, box, np.empty(box.fft_shape, np.float32)) for a in (field, weight, mask))
     x = solve(
         f, w, m > 0, np.ones_like(f), np.full_like(f, chosen), box, grid.voxel_mm, grid.b0_dir,
-        tikhonov=least_norm, steps=steps, cg_iterations=cg_iterations, progress=progress,
+        tikhonov=least_norm, outlier_sigmas=outlier_sigmas, steps=steps, cg_iterations=cg_iterations, progress=progress,
     )  # fmt: skip
-    return mean_free(extract(x, box, grid.shape), mask)
+    return finished(extract(x, box, grid.shape), mask, grid)

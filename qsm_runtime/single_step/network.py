@@ -18,7 +18,7 @@ def network(
     mask: np.ndarray,
     grid: Grid,
     *,
-    model: str,
+    model: str = "",
     phase_rad: np.ndarray | None = None,
     magnitude: np.ndarray | None = None,
     echo_times_s: Sequence[float] | None = None,
@@ -32,7 +32,7 @@ def network(
 
     total_ppm  float32 (x, y, z), total field in ppm
     mask       bool (x, y, z)
-    model      a name on the search path, or the path of a card
+    model      name of a network on the search path, or the path of its card; must be given
     phase_rad  float32 (echo, x, y, z), wrapped phase, for networks that start from it
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """

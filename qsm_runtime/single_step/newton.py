@@ -2,6 +2,7 @@
 
     min_y 1/2 |W (D S y - f)|^2 + lambda sum c |g S y| + alpha/2 |y|^2,     |g x| -> sqrt(|g x|^2 + epsilon^2)
 Each step solves (S D W^2 D S + S g^T lambda c/|g x| g S + alpha) dy = -gradient; differences count inside the mask.
+W falls on the way where the residual is more than the model explains (Huber 1964, 10.1214/aoms/1177703732).
 """
 
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from qsm_runtime.kernels.convolve import Box, convolve
 from qsm_runtime.kernels.differences import gradient, gradient_adjoint
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.single_step.prepare import chosen_regularisation
+from qsm_runtime.single_step.split import ROBUST
 
 EPSILON_PPM_PER_MM = 1e-4
 CG_TOLERANCE = 1e-2
+RENEW_AFTER = 2  # steps: before that a residual tells how far the solution is, not what the model cannot explain
 CONVEX_SHARE = 0.2  # of the weight that a levelling-off penalty takes: this one pulls at every edge in full
 
 
@@ -51,6 +54,7 @@ def solve(
     b0_dir: tuple[float, float, float],
     *,
     tikhonov: float,
+    outlier_sigmas: float,
     steps: int,
     cg_iterations: int,
     progress: Callable[[float], None] | None,
@@ -70,11 +74,13 @@ def solve(
         np.multiply(slopes, stiffness, out=slopes)
         return gradient_adjoint(slopes, voxel_mm)
 
-    def data(x: np.ndarray, of: np.ndarray | float) -> np.ndarray:
-        """D W^2 (D x - of)."""
+    def made(x: np.ndarray) -> np.ndarray:
+        """D x, in `work`."""
         np.copyto(work, x)
-        convolve(work, dipole, plan, work)
-        np.subtract(work, of, out=work)
+        return convolve(work, dipole, plan, work)
+
+    def back() -> np.ndarray:
+        """D W^2 of what `work` holds, in it."""
         np.multiply(work, weight2, out=work)
         return convolve(work, dipole, plan, work)
 
@@ -86,11 +92,18 @@ def solve(
 
         def apply(v: np.ndarray, out: np.ndarray, stiffness: np.ndarray = stiffness) -> None:
             x = scaling * v
-            np.add(data(x, 0.0), penalised(x, stiffness), out=out)
+            made(x)
+            np.add(back(), penalised(x, stiffness), out=out)
             np.multiply(out, scaling, out=out)
             out += alpha * v
 
-        downhill = -(scaling * (data(x, field) + penalised(x, stiffness)) + alpha * y)
+        np.subtract(made(x), field, out=work)
+        if step >= RENEW_AFTER:
+            residual = np.abs(weight * work)
+            limit = np.float32(outlier_sigmas * ROBUST * np.median(residual[weight > 0]))
+            if 0 < limit < np.inf:
+                np.square(weight * np.square(limit / np.maximum(residual, limit)), out=weight2)
+        downhill = -(scaling * (back() + penalised(x, stiffness)) + alpha * y)
         change, _ = cg(apply, downhill, tolerance=CG_TOLERANCE, max_iterations=cg_iterations)
         y += change
         if progress is not None:

@@ -9,6 +9,7 @@ from scipy.ndimage import uniform_filter
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import box_of
+from qsm_runtime.kernels.inpaint import inpaint
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.laplacian import minus_laplacian, minus_laplacian_fourth_order
 from qsm_runtime.kernels.noise_level import noise_level
@@ -22,6 +23,7 @@ CORRECTION_TOLERANCE = 1e-1
 RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
 RIM_WEIGHT = 0.3  # of the mask's outermost layer, where only the sources' own near field is left to be explained
+SATURATION = 40.0  # of data_weights: lower, a calcification is smeared; higher, voxels near air make streaks
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
@@ -100,7 +102,7 @@ def interior_field(
     field = free
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
-        weight = data_weights(reliability[box], weight > 0)
+        weight = data_weights(reliability[box], weight > 0, SATURATION)
     full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
     full_field[box], full_weight[box] = field, weight
     return full_field, full_weight
@@ -114,7 +116,7 @@ def with_rim(weight: np.ndarray, mask: np.ndarray, reliability: np.ndarray | Non
     The weight is small because the two are told apart by the near field, which a voxel's dipole gives roughly.
     """
     rim = mask.astype(bool) & ~six_neighbours(mask.astype(bool))
-    trust = rim.astype(np.float32) if reliability is None else data_weights(reliability, rim)
+    trust = rim.astype(np.float32) if reliability is None else data_weights(reliability, rim, SATURATION)
     return weight + np.float32(RIM_WEIGHT) * trust
 
 
@@ -142,7 +144,15 @@ def chosen_regularisation(
     return chosen
 
 
-def mean_free(chi_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`chi_ppm` less its mean over the mask (D(0) = 0: no field tells it), zero outside."""
+def finished(chi_ppm: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """`chi_ppm` with a rim that follows from the inside, less its mean over the mask (D(0) = 0: no field tells it).
+
+    Boundary values take all of its field off the outermost layer, so that a voxel there is told by its neighbours'
+    fields alone, from one side, and is a guess several times as wrong as tissue differs: harmonic continuation of the
+    layers below is the better estimate.
+    """
+    mask = mask.astype(bool)
+    interior = six_neighbours(mask)
+    chi_ppm = inpaint(chi_ppm, interior, mask & ~interior, grid.voxel_mm)
     mean = np.float32(chi_ppm.mean(where=mask, dtype=np.float64))
     return np.where(mask, chi_ppm - mean, np.float32(0)).astype(np.float32, copy=False)

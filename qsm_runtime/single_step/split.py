@@ -74,8 +74,8 @@ class GeneralisedVariation(TotalVariation):
     ) -> None:
         super().__init__(mask, box, voxel_mm, knee)
         self.bend = np.float32(ratio_mm * self.threshold)
-        self.s, self.s_bar = np.zeros((2, 3, *box.fft_shape), np.float32)
-        self.e = np.zeros((6, *box.fft_shape), np.float32)
+        self.s, self.s_bar = np.zeros((2, 3, *box.size), np.float32)  # what lies beyond the mask's box is free
+        self.e = np.zeros((6, *box.size), np.float32)
 
     def reflect(self, out: np.ndarray) -> None:
         split_tgv.reflect_first(self.w, self.s, self.threshold, self.weight, self.free, *self.steps, out)
@@ -152,16 +152,16 @@ def solve(
     plan = fft.plan(box.fft_shape)
     rho, rho_tv, scale = (np.float32(v) for v in (RHO_DATA, RHO_TV_PER_LAMBDA * regularisation, plan.scale))
     normal, power = data.normal(), gradient_power(box.fft_shape, voxel_mm)
-    x, differences, spectrum = plan.new_real(), plan.new_spectrum(), plan.new_spectrum()
+    x, differences, spectrum = plan.real, plan.spectrum, plan.new_spectrum()  # the data's steps come between their uses
     if start is not None:
-        plan.forward(embed(start, box, x), spectrum)
+        prior.begin(embed(start, box, x))
+        plan.forward(x, spectrum)
         spectrum *= scale
         data.begin(spectrum, plan)
-        prior.begin(x)
     for done in range(1, iterations + 1):
         data.reflect(plan, spectrum)
-        prior.reflect(plan.real)
-        plan.forward(plan.real, differences)
+        prior.reflect(x)
+        plan.forward(x, differences)
         loops.solve_spectrum(spectrum, differences, normal, power, rho, rho_tv, scale)
         renew = done % RENEW_EVERY == 0 and done < iterations
         data.update(spectrum, plan, renew and done >= RENEW_AFTER)

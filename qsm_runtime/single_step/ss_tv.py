@@ -21,7 +21,7 @@ from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.sphere import sphere_fits, sphere_kernel
 from qsm_runtime.single_step.levels import Level, coarse_to_fine
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import chosen_regularisation, finished, interior_field, require_positive
 from qsm_runtime.single_step.split import Fields, TotalVariation, solve, solver_box
 
 
@@ -33,7 +33,7 @@ def ss_tv(
     radii_mm: tuple[float, ...] = (12.0, 6.0, 3.0, 1.0),
     regularisation: float | Literal["auto"] = "auto",
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 20.0,
+    outlier_sigmas: float = 6.0,
     iterations: tuple[int, ...] = (100, 50, 24),
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -42,12 +42,12 @@ def ss_tv(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm         total field in ppm, float32 (x, y, z)
-    mask              bool (x, y, z); x is found in all of it, the outermost voxels carry no data of their own
+    mask              bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     radii_mm          balls to choose from; below a voxel's width it is the seven-point Laplacian
     regularisation    lambda (ppm mm), or "auto": from the noise of the field
     knee_ppm_per_mm   slope above which the penalty levels off; "inf" is the plain total variation
     outlier_sigmas    residual, in robust standard deviations, from which a voxel's weight falls
-    iterations        on each grid from the coarsest to the full one; voxels double in size from one to the next
+    iterations        on voxels of 4, 2, 1 mm, coarse grids first (levels.coarse_to_fine)
     reliability       inverse standard deviation of the field in 1/ppm; balls keep clear of voxels of 0
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
@@ -61,7 +61,7 @@ def ss_tv(
         box, voxel_mm = solver_box(level.mask, level.voxel_mm), level.voxel_mm
         plan, dipole = fft.plan(box.fft_shape), dipole_kernel(box.fft_shape, voxel_mm, grid.b0_dir)
         known = level.weight > 0
-        distance_mm, left = distance_inside(known, voxel_mm), known
+        distance_mm, left = distance_inside(known, voxel_mm, max(radii_mm)), known
         filters, fields, weights = [], [], []
         for radius_mm in sorted(radii_mm, reverse=True):
             seen = left & sphere_fits(known, distance_mm, voxel_mm, radius_mm)
@@ -81,4 +81,4 @@ def ss_tv(
         return solve(data, prior, box, level.mask.shape, voxel_mm, strength, count, start)
 
     full = Level(field, weight, mask.astype(bool), grid.voxel_mm, (1, 1, 1))
-    return mean_free(coarse_to_fine(full, iterations, on, progress), mask)
+    return finished(coarse_to_fine(full, iterations, on, progress), mask, grid)

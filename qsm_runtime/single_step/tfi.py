@@ -17,7 +17,7 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import embed, extract
 from qsm_runtime.kernels.differences import gradient
 from qsm_runtime.single_step.newton import chosen_convex, solve
-from qsm_runtime.single_step.prepare import interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import finished, interior_field, require_positive
 from qsm_runtime.single_step.split import solver_box
 
 
@@ -29,6 +29,7 @@ def tfi(
     regularisation: float | Literal["auto"] = "auto",
     outside: float = 3.0,
     edge_fraction: float = 0.3,
+    outlier_sigmas: float = 6.0,
     steps: int = 8,
     cg_iterations: int = 20,
     magnitude: np.ndarray | None = None,
@@ -39,15 +40,17 @@ def tfi(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm       total field in ppm, float32 (x, y, z)
-    mask            bool (x, y, z); nothing of it is lost, though its outermost layer carries no data of its own
+    mask            bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation  lambda (ppm mm), or "auto": from the noise of the field
     outside         P beyond the mask, > 0
     edge_fraction   share of voxels in the mask taken for edges of the magnitude, 0..1
     magnitude       float32 (echo, x, y, z)
+    outlier_sigmas  residual, in robust standard deviations, from which a voxel's weight falls
     reliability     inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
     require_positive(outside=outside, steps=steps, cg_iterations=cg_iterations)
+    require_positive(outlier_sigmas=outlier_sigmas)
     if not 0 <= edge_fraction < 1:
         raise UsageError(f"edge_fraction must lie in [0, 1), got {edge_fraction}")
     field, weight = interior_field(total_ppm, mask, grid, reliability)
@@ -64,6 +67,6 @@ def tfi(
     scaling = np.where(inside, np.float32(1), np.float32(outside))
     x = solve(
         f, w, inside, scaling, c, box, grid.voxel_mm, grid.b0_dir,
-        tikhonov=0.0, steps=steps, cg_iterations=cg_iterations, progress=progress,
+        tikhonov=0.0, outlier_sigmas=outlier_sigmas, steps=steps, cg_iterations=cg_iterations, progress=progress,
     )  # fmt: skip
-    return mean_free(extract(x, box, grid.shape), mask)
+    return finished(extract(x, box, grid.shape), mask, grid)

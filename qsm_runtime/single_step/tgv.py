@@ -18,7 +18,7 @@ import numpy as np
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.single_step.levels import Level, coarse_to_fine
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import chosen_regularisation, finished, interior_field, require_positive
 from qsm_runtime.single_step.split import Fields, GeneralisedVariation, solve, solver_box
 
 
@@ -30,7 +30,7 @@ def tgv(
     regularisation: float | Literal["auto"] = "auto",
     ratio_mm: float = 4.0,
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 20.0,
+    outlier_sigmas: float = 6.0,
     iterations: tuple[int, ...] = (100, 50, 24),
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -39,12 +39,12 @@ def tgv(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm         total field in ppm, float32 (x, y, z)
-    mask              bool (x, y, z); nothing of it is lost, though its outermost layer carries no data of its own
+    mask              bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation    lambda (ppm mm), or "auto": from the noise of the field
     ratio_mm          weight of the second order over the first
     knee_ppm_per_mm   slope above which the penalty levels off; "inf" is the plain generalised variation
     outlier_sigmas    residual, in robust standard deviations, from which a voxel's weight falls
-    iterations        on each grid from the coarsest to the full one; voxels double in size from one to the next
+    iterations        on voxels of 4, 2, 1 mm, coarse grids first (levels.coarse_to_fine)
     reliability       inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
@@ -61,4 +61,4 @@ def tgv(
         return solve(data, prior, box, level.mask.shape, level.voxel_mm, strength, count, start)
 
     full = Level(field, weight, mask.astype(bool), grid.voxel_mm, (1, 1, 1))
-    return mean_free(coarse_to_fine(full, iterations, on, progress), mask)
+    return finished(coarse_to_fine(full, iterations, on, progress), mask, grid)

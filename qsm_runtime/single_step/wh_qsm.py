@@ -19,7 +19,7 @@ from qsm_runtime.kernels import split_tv as loops
 from qsm_runtime.kernels.convolve import embed, extract
 from qsm_runtime.kernels.differences import gradient_power
 from qsm_runtime.kernels.dipole import dipole_kernel
-from qsm_runtime.single_step.prepare import chosen_regularisation, interior_field, mean_free, require_positive
+from qsm_runtime.single_step.prepare import chosen_regularisation, finished, interior_field, require_positive
 from qsm_runtime.single_step.split import (
     RELAXATION,
     RENEW_AFTER,
@@ -42,7 +42,7 @@ def wh_qsm(
     regularisation: float | Literal["auto"] = "auto",
     harmonic_weight: float = 150.0,
     knee_ppm_per_mm: float = 0.005,
-    outlier_sigmas: float = 20.0,
+    outlier_sigmas: float = 6.0,
     iterations: int = 60,
     reliability: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
@@ -51,7 +51,7 @@ def wh_qsm(
     """Susceptibility in ppm, mean zero in the mask: float32 (x, y, z), zero outside.
 
     total_ppm        total field in ppm, float32 (x, y, z)
-    mask             bool (x, y, z); nothing of it is lost, though its outermost layer carries no data of its own
+    mask             bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation   lambda (ppm mm), or "auto": from the noise of the field
     harmonic_weight  beta, > 0, for a Laplacian in mean voxels
     knee_ppm_per_mm  slope above which the penalty levels off; "inf" is the plain total variation
@@ -98,4 +98,4 @@ def wh_qsm(
         prior.update(x)
         if progress is not None:
             progress(done / iterations)
-    return mean_free(extract(x, box, mask.shape), mask)
+    return finished(extract(x, box, mask.shape), mask, grid)

@@ -18,7 +18,7 @@ def network(
     mask: np.ndarray,
     grid: Grid,
     *,
-    model: str,
+    model: str = "",
     magnitude: np.ndarray | None = None,
     echo_times_s: Sequence[float] | None = None,
     b0_tesla: float | None = None,
@@ -30,7 +30,8 @@ def network(
 
     phase_rad  float32 (echo, x, y, z) or (x, y, z), wrapped
     mask       bool (x, y, z)
-    model      a name on the search path, or the path of a card. Classes stand for counts around their middle
+    model      name of a network on the search path, or the path of its card; must be given. Classes stand for counts
+               around their middle
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
     from qsm_runtime.networks import run

@@ -59,7 +59,7 @@ def scene(noise=0.003, spread=5.0, seed=1):
 class Problem:
     """The padded box of a scene with its field, mask, weights, noise and dipole."""
 
-    def __init__(self, field, mask, reliability):
+    def __init__(self, field, mask, reliability, saturation=64):
         lo, hi = np.argwhere(mask).min(0), np.argwhere(mask).max(0) + 1
         self.inner = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
         margin = tuple(int(np.ceil(MARGIN_MM / v)) for v in GRID.voxel_mm)
@@ -70,9 +70,10 @@ class Problem:
         trusted = mask & (known > 0)
         middle = np.median(known[trusted])
         self.noise = 1 / middle
-        ratio = np.where(trusted, middle / (64 * np.where(trusted, known, 1)), np.inf)
+        ratio = np.where(trusted, middle / (saturation * np.where(trusted, known, 1)), np.inf)
         self.w = self.pad(1 / np.sqrt(1 + ratio**2))
-        self.f = self.pad(np.where(mask, field, 0))
+        self.f = self.pad(np.where(trusted, field, 0))
+        self.stop = np.sqrt(0.5 * (self.w**2 * self.pad(1 / np.where(trusted, known, np.inf)) ** 2).sum())
         self.noise_to_signal = self.noise**2 * (4 / 45) / field[trusted].astype(float).var()
         self.steps = np.array(GRID.voxel_mm) / np.prod(GRID.voxel_mm) ** (1 / 3)
 
@@ -98,16 +99,17 @@ class Problem:
         axes = [2 * np.sin(np.pi * np.fft.fftfreq(n)) / s for n, s in zip(self.shape, self.steps, strict=True)]
         return axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
 
-    def least_squares(self, iterations, penalty, damping):
-        """Preconditioned conjugate gradients on (S D W^2 D S + damping) x = S D W^2 f."""
+    def least_squares(self, iterations, penalty, damping, start=0.0, w=None):
+        """Preconditioned conjugate gradients on (S D W^2 D S + damping) x = S D W^2 f, by steps away from `start`."""
+        start, w = start * self.mask, self.w if w is None else w
 
         def apply(x):
-            return self.mask * spectral(self.w**2 * spectral(self.mask * x, self.d), self.d) + damping * x
+            return self.mask * spectral(w**2 * spectral(self.mask * x, self.d), self.d) + damping * x
 
         def precondition(r):
             return self.mask * spectral(self.mask * r, 1 / (self.d**2 + penalty + damping))
 
-        rhs = self.mask * spectral(self.w**2 * self.f, self.d)
+        rhs = self.mask * spectral(w**2 * self.f, self.d) - apply(start)
         x, r = np.zeros(self.shape), rhs.copy()
         z = precondition(r)
         p, rz = z, (r * z).sum()
@@ -120,7 +122,13 @@ class Problem:
             z = precondition(r)
             rz, before = (r * z).sum(), rz
             p = z + rz / before * p
-        return x
+        return start + x
+
+    def outlier_factor(self, residual, w):
+        """MERIT: what W falls by, the square of the residual beyond six robust standard deviations."""
+        residual = np.abs(residual) * w
+        limit = 6 * max(1.4826 * np.median(residual[w > 0]), self.noise)
+        return np.where(residual > limit, limit / np.maximum(residual, limit), 1) ** 2
 
 
 class Admm:
@@ -161,11 +169,7 @@ class Admm:
             self.x, self.y = np.fft.ifftn(spectrum).real, np.fft.ifftn(problem.d * spectrum).real
 
     def reweight(self):
-        """MERIT: W falls as the square of the residual beyond six robust standard deviations."""
-        residual = np.sqrt(self.w2) * np.abs(self.y - self.f)
-        seen = residual[self.w2 > 0]
-        limit = 6 * max(1.4826 * np.median(seen), self.p.noise)
-        self.w2 = self.w2 * np.where(residual > limit, limit / np.maximum(residual, limit), 1) ** 4
+        self.w2 = self.w2 * self.p.outlier_factor(self.y - self.f, np.sqrt(self.w2)) ** 2
 
     def result(self):
         return self.p.back(self.x)

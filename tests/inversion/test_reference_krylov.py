@@ -6,16 +6,20 @@ from plain64 import GRID, RAD_PER_PPM, Problem, close, scene, spectral
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
 from qsm_runtime.inversion import METHODS
+from qsm_runtime.inversion._noise import explained_ppm
+from qsm_runtime.kernels.weights import data_weights
+
+SATURATION = 4  # of the weights of methods that nothing but an early stop keeps from the noise
 
 
 @pytest.fixture(scope="module")
 def case():
-    return scene()
+    return scene(noise=0.0001)  # little enough for no solver to stop at it
 
 
 @pytest.fixture(scope="module")
 def problem(case):
-    return Problem(*case)
+    return Problem(*case, SATURATION)
 
 
 def run(name, case, **options):
@@ -31,7 +35,7 @@ def ndi_reference(problem, step, iterations):
     y, t = x, 1.0
     for done in range(iterations):
         residual = np.sin(s * (mask * spectral(mask * y, problem.d) - problem.f)) / s
-        if np.linalg.norm(w * residual) <= problem.noise * np.linalg.norm(w):
+        if np.linalg.norm(w * residual) <= problem.stop:
             return problem.back(x), done
         new = y - step * mask * spectral(w**2 * residual, problem.d)
         t, before = (1 + np.sqrt(1 + 4 * t * t)) / 2, t
@@ -48,7 +52,7 @@ def test_ndi(case, problem, iterations):
 
 def test_ndi_stops_at_the_noise():
     noisy = scene(noise=0.001, spread=0.0)
-    problem = Problem(*noisy)
+    problem = Problem(*noisy, SATURATION)
     want, steps = ndi_reference(problem, 2.0, 60)
     assert 0 < steps < 60
     close(run("ndi", noisy, step=2.0, max_iterations=60), want, 3e-5)
@@ -97,7 +101,7 @@ def ilsqr_reference(problem, threshold, iterations, streak_iterations):
     target = (w * problem.f).ravel()
     for count in range(1, iterations + 1):
         first = lsqr(forward, target, atol=0, btol=0, conlim=0, iter_lim=count)[0]
-        if np.linalg.norm(forward @ first - target) <= problem.noise * np.linalg.norm(w):
+        if np.linalg.norm(forward @ first - target) <= problem.stop:
             break
     first = first.reshape(shape)
     flat, cone = flat_differences(problem), np.abs(problem.d) < threshold
@@ -123,8 +127,19 @@ def test_ilsqr(case, problem, streak_iterations):
 
 def test_ilsqr_stops_at_the_noise():
     noisy = scene(noise=0.001, spread=0.0)
-    problem = Problem(*noisy)
+    problem = Problem(*noisy, SATURATION)
     want, steps, _ = ilsqr_reference(problem, 0.1, 20, 4)
     assert 1 < steps < 20
     got = run("ilsqr", noisy, threshold=0.1, tolerance=0.0, max_iterations=20, streak_iterations=4)
     close(got, want, 3e-5)
+
+
+def test_what_noise_explains_is_the_norm_it_has():
+    """Weights and deviations that differ a thousandfold, some voxels not to be trusted at all."""
+    rng = np.random.default_rng(9)
+    deviation = (0.002 * np.exp(rng.uniform(0, 7, (30, 30, 30)))).astype(np.float32)
+    reliability = np.where(rng.uniform(size=deviation.shape) < 0.1, 0, 1 / deviation).astype(np.float32)
+    weight = data_weights(reliability, np.ones(deviation.shape, bool), SATURATION)
+    noise = deviation * rng.standard_normal(deviation.shape)
+    assert explained_ppm(weight, 1.0, reliability) == pytest.approx(np.linalg.norm(weight * noise), rel=0.02)
+    assert explained_ppm(weight, 0.01, None) == pytest.approx(0.01 * np.linalg.norm(weight))

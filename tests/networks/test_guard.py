@@ -25,8 +25,9 @@ def head(request: pytest.FixtureRequest):
 
 def test_ppm_pass_and_other_units_do_not(head) -> None:
     local, total, mask, _ = head
-    guard.check_units(local, mask, "local_field")
-    guard.check_units(total, mask, "total_field")
+    assert guard.check_units(local, mask, "local_field") == []
+    assert guard.check_units(total, mask, "total_field") == []
+    assert "phase in rad" in guard.check_units(local * np.float32(rad_per_ppm(3.0, 0.02)), mask, "local_field")[0]
     hz = GAMMA_HZ_PER_T * 3e-6
     for field, name in ((local, "local_field"), (total, "total_field")):
         for factor, said in ((hz, "Hz, rad or ppb"), (1000, "Hz, rad or ppb"), (1e-6, "tesla or a share")):

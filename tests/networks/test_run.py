@@ -170,6 +170,8 @@ def test_what_cannot_be_right_is_refused(made, scene) -> None:
     runtime = made(scaling(1.0), fallback="tkd", **card())
     with pytest.raises(InputError, match="Hz, rad or ppb"):
         inversion(field * np.float32(127.7), mask, GRID, model="made", runtime=runtime)
+    with pytest.raises(UsageError, match=r"there are: .*made"):
+        inversion(field, mask, GRID, runtime=runtime)
     with pytest.raises(UsageError, match="did you mean made"):
         inversion(field, mask, GRID, model="mad", runtime=runtime)
     with pytest.raises(UsageError, match="task inversion"):

@@ -280,7 +280,10 @@ def test_auto_says_what_was_passed_over(model) -> None:
         ({"device": "cpu:1"}, "unknown device 'cpu:1'"),
         ({"precision": "fp16"}, "unknown precision 'fp16'; did you mean f16"),
         ({"memory_mib": 0}, "memory_mib must be above 0"),
-        ({"fallback": "tvv"}, "unknown inversion method 'tvv'"),
+        ({"fallback": "tvv"}, "unknown method to fall back to 'tvv'; did you mean"),
+        ({"fallback": "inversion=vsharp"}, "unknown inversion method to fall back to 'vsharp'"),
+        ({"fallback": "inverse=tv"}, "unknown stage 'inverse'; did you mean inversion"),
+        ({"fallback": "network"}, "unknown method to fall back to 'network'"),
     ],
 )
 def test_a_runtime_is_checked_when_made(arguments, says) -> None:

@@ -7,9 +7,9 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.sphere import six_neighbours
 from qsm_runtime.metrics import lesion_error
 from qsm_runtime.phantom import sphere_field_ppm
-from qsm_runtime.single_step import joint_tv
+from qsm_runtime.single_step import joint_tv, ln_qsm, tfi
 from qsm_runtime.single_step.levels import Level, coarse_to_fine, count_at
-from qsm_runtime.single_step.prepare import RIM_WEIGHT, with_rim
+from qsm_runtime.single_step.prepare import RIM_WEIGHT, finished, with_rim
 
 SHAPE = (40, 44, 42)
 CENTRE = (19.0, 21.0, 20.0)
@@ -53,6 +53,34 @@ def test_the_rim_weighs_little_and_only_where_trusted():
     weight = with_rim(inside, mask, reliability)
     assert not weight[:20][rim[:20]].any()
     assert np.allclose(weight[20:][rim[20:]], RIM_WEIGHT, atol=1e-3)
+
+
+def test_the_rim_is_continued_harmonically_from_the_inside():
+    grid = Grid(SHAPE, (1.0, 1.2, 0.9))
+    mask = ball(12)
+    rim = mask & ~six_neighbours(mask)
+    x, y, z = (a.astype(np.float32) for a in np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]])
+    smooth = 0.01 * (x - 19) + 0.02 * (y - 21) - 0.015 * (z - 20)
+    speckled = np.where(rim, np.random.default_rng(0).normal(0, 1, SHAPE), smooth).astype(np.float32)
+    found = finished(speckled, mask, grid)
+    assert not found[~mask].any()
+    assert abs(found[mask].mean()) < 1e-6
+    inside = mask & ~rim
+    shift = found[inside] - smooth[inside]
+    assert np.ptp(shift) < 1e-5  # nothing but a constant
+    assert np.abs(found[rim] - shift.mean() - smooth[rim]).max() < 0.05  # no flux outwards: a voxel's slope at most
+    assert np.array_equal(found, finished(np.where(rim, 0, speckled).astype(np.float32), mask, grid))
+
+
+@pytest.mark.parametrize("method", [ln_qsm, tfi])
+def test_newton_steps_leave_out_what_the_model_cannot_explain(method):
+    grid = Grid(SHAPE)
+    field, mask, chi = scene(grid, 40)
+    streak = [
+        lesion_error(method(field, mask, grid, outlier_sigmas=s).astype(float), chi.astype(float), ball(3), mask)[1]
+        for s in (6.0, float("inf"))
+    ]
+    assert streak[0] < 0.8 * streak[1]
 
 
 def scene(grid, wild):

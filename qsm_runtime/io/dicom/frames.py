@@ -4,8 +4,6 @@ An enhanced object keeps what differs between frames in PerFrameFunctionalGroups
 SharedFunctionalGroups (DICOM PS3.3 C.7.6.16); its top-level values (ImageType MIXED) say nothing of a frame.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
@@ -13,8 +11,8 @@ from pydicom.uid import UID
 
 from qsm_runtime.io.dcm2niix import NO_ECHO_IMAGES, PARTS_OF_IMAGE_TYPE
 from qsm_runtime.io.dicom.header import integer, items, number, numbers, private, text, texts
+from qsm_runtime.io.dicom.instance import CLASSIC_MR, Instance
 
-CLASSIC_MR = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")  # and legacy converted enhanced
 FULL_PART = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
 GE_PARTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}  # (0043,102F)
@@ -25,51 +23,6 @@ COMPUTED = (NO_ECHO_IMAGES - {"DERIVED"}) | {
     "R2_STAR MAP", "T2_STAR MAP", "T1 MAP", "QSM", "MEAN", "SCREEN SAVE",
 }  # fmt: skip
 WORDS_OF_PART = frozenset({"ORIGINAL", "DERIVED", "PRIMARY", "NONE"} | set().union(*PARTS_OF_IMAGE_TYPE.values()))
-MAX_SIDE = 4096  # rows or columns beyond this are a damaged header
-MAX_FRAMES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """What one file, or dataset in memory, says of all its frames, and where its samples are.
-
-    offset: byte of the first sample in the (inflated) file; -1 where a decoder has to find it.
-    damage: why the samples cannot be read, empty where they can. slices_stated, echoes_stated: how many the header
-    announces. difference_ms: the two echo times of a sequence that stores their phase difference.
-    """
-
-    path: Path | None
-    dataset: Dataset | None
-    gzipped: bool
-    syntax: str
-    offset: int
-    damage: str
-    sop_class: str
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-    series_number: int | None
-    description: str
-    protocol: str
-    instance_number: int | None
-    acquired: str
-    manufacturer: str
-    frame_of_reference: str
-    frequency_mhz: float | None
-    field_tesla: float | None
-    acquisition_type: str
-    difference_ms: tuple[float, ...]
-    echoes_stated: int | None
-    slices_stated: int | None
-    rows: int
-    columns: int
-    frames: int
-    dtype: str
-    bits_stored: int
-
-    def __str__(self) -> str:
-        number = "" if self.instance_number is None else f" {self.instance_number}"
-        return f"image{number}"
 
 
 class Frame(NamedTuple):
@@ -81,7 +34,7 @@ class Frame(NamedTuple):
     """
 
     instance: Instance
-    index: int
+    frame_index: int
     part: str
     why_not: str
     echo_time_ms: float | None

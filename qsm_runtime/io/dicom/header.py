@@ -4,35 +4,46 @@ and building an element object for each value is most of the time a header takes
 Numbers that are not finite or not numbers raise ValueError, as every other malformed value does.
 """
 
+import logging
 import math
 import struct
+import zlib
 from collections.abc import Sequence
 
+from pydicom import config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+# what is said of a value that breaks the standard quotes it, and consoles break it often: values name patients
+config.settings.reading_validation_mode = config.IGNORE
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
 
 # what pydicom raises for bytes that are no DICOM, wherever it notices first
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
-    NotImplementedError,
-    RecursionError,
+    OSError,
+    RuntimeError,
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 TEXT_PADDING = " \0"
+LONGEST_TEXT = 64  # of UI, LO and SH (PS3.5 6.2)
 
 
 def texts(dataset: Dataset, tag: int) -> list[str]:
-    """The values of an element as text without padding, empty where it is absent."""
-    return [str(value).strip(TEXT_PADDING) for value in _values(dataset, tag)]
+    """The values of an element as text without padding, empty where it is absent; nothing a terminal would obey."""
+    found = [str(value).strip(TEXT_PADDING)[:LONGEST_TEXT] for value in _values(dataset, tag)]
+    return [t if t.isprintable() else "".join(c if c.isprintable() else "?" for c in t) for t in found]
 
 
 def text(dataset: Dataset, tag: int) -> str:

@@ -7,12 +7,11 @@ told to anyone but the caller: they may hold names of patients.
 import gzip
 import io
 import os
-import re
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
@@ -20,33 +19,40 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from qsm_runtime.errors import InputError
-from qsm_runtime.io.dicom.frames import (
-    CLASSIC_MR,
-    MAX_FRAMES,
-    MAX_SIDE,
-    Frame,
-    Instance,
-    frames_of,
-    no_image,
-)
-from qsm_runtime.io.dicom.header import MALFORMED, integer, items, number, private, text
+from qsm_runtime.io.dicom.frames import Frame, frames_of, no_image
+from qsm_runtime.io.dicom.header import MALFORMED, text
+from qsm_runtime.io.dicom.instance import Instance, instance_of
 
 PIXEL_DATA = 0x7FE00010
 GZIP = b"\x1f\x8b"
 PROBE_BYTES = 132
+MAX_BYTES = 1 << 32  # of an inflated file
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 ENDINGS = ("", ".dcm", ".ima", ".img", ".gz", ".mr")  # tried first where only one DICOM file is looked for
-SIEMENS_ECHO_TIMES = re.compile(rb"alTE\[([01])\]\s*=\s*(\d+)")  # us, in the protocol text
 CUT_SHORT = "cut short, its last samples are missing: transfer it again"
 
 
 @dataclass
-class Found:
-    """Planes, and what was put aside: reason -> the files (or a count, for datasets in memory)."""
+class Planes:
+    """Planes found so far, and what was put aside: reason -> names of the files. copies: objects met again."""
 
     frames: list[Frame] = field(default_factory=list)
     aside: dict[str, list[str]] = field(default_factory=dict)
     copies: int = 0
+    seen: set[str] = field(default_factory=set, repr=False)
+
+    def add(self, name: str, read: list[Frame] | str) -> None:
+        """Take the planes of one object, or the reason why it has none; empty for what is no DICOM."""
+        if isinstance(read, str):
+            if read:
+                self.aside.setdefault(read, []).append(name)
+            return
+        uid = read[0].instance.sop_uid
+        if uid and uid in self.seen:
+            self.copies += 1
+            return
+        self.seen.add(uid)
+        self.frames += read
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -55,31 +61,38 @@ def holds_dicom(folder: Path) -> bool:
     return any(_probe(path) for path in paths)
 
 
-def read_folder(folder: Path, threads: int) -> Found:
+def read_folder(folder: Path, threads: int) -> Planes:
     """Headers of every DICOM file in a folder and below."""
     paths = sorted(_files(folder))
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        read = list(pool.map(_read, paths))
-    names = (path.relative_to(folder).as_posix() for path in paths)
-    return _collect(zip(names, read, strict=True))
-
-
-def read_datasets(datasets: Sequence[Dataset]) -> Found:
-    """Headers of datasets in memory; their samples stay where they are."""
-    return _collect((f"dataset {i + 1}", _in_memory(dataset)) for i, dataset in enumerate(datasets))
+        read = list(pool.map(read_file, paths))
+    planes = Planes()
+    for path, frames in zip(paths, read, strict=True):
+        planes.add(path.relative_to(folder).as_posix(), frames)
+    return planes
 
 
 def open_dataset(instance: Instance, *, with_pixels: bool) -> Dataset:
     """The dataset of an instance, once more. Raises InputError where it has gone or changed."""
     if instance.dataset is not None:
         return instance.dataset
+    path = instance.path or Path()
     try:
-        source = _bytes(instance.path) if instance.gzipped else instance.path
-        return pydicom.dcmread(
-            io.BytesIO(source) if isinstance(source, bytes) else source, stop_before_pixels=not with_pixels, force=True
-        )
-    except (OSError, zlib.error, *MALFORMED) as error:
-        raise InputError(f"{instance.path}: cannot be read again ({error})") from error
+        source = io.BytesIO(_bytes(path)) if instance.gzipped else path
+        return pydicom.dcmread(source, stop_before_pixels=not with_pixels, force=True)
+    except MALFORMED as error:
+        raise InputError(f"{instance}: its file cannot be read again; is it still being moved?") from error
+
+
+def inflated(instance: Instance) -> bytes:
+    """All bytes of a gzipped file, once more. Raises InputError where it has gone or changed."""
+    try:
+        data = _bytes(instance.path) if instance.path is not None else b""
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{instance}: its file cannot be read again; is it still being moved?") from error
+    if len(data) < instance.offset + instance.frames * instance.plane_bytes:
+        raise InputError(f"{instance}: its file became shorter while it was read; transfer it again")
+    return data
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -110,11 +123,14 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
-    data = path.read_bytes()
-    return gzip.decompress(data) if data[:2] == GZIP else data
+    with gzip.open(path) as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise EOFError("larger than any image object")
+    return data
 
 
-def _read(path: Path) -> list[Frame] | str:
+def read_file(path: Path) -> list[Frame] | str:
     """The planes of a file, or why there is none; an empty reason for what is no DICOM."""
     try:
         with open(path, "rb") as stream:
@@ -148,20 +164,21 @@ def _parse(stream: io.BufferedIOBase, size: int, path: Path, gzipped: bool) -> l
             offset, length = _pixel_element(stream, syntax)
         elif syntax == DeflatedExplicitVRLittleEndian:
             length = size
-        instance = _instance(dataset, path, None, gzipped, syntax, offset)
+        instance = instance_of(dataset, path, None, gzipped, syntax, offset)
         damage = instance.damage
         if syntax in UNCOMPRESSED:
-            needed = instance.frames * instance.rows * instance.columns * int(instance.dtype[-1])
+            needed = instance.frames * instance.plane_bytes
             if offset < 0:
                 return "MR object without pixel data"
             if length < needed or offset + needed > size:
                 damage = CUT_SHORT
-        return frames_of(dataset, _replace(instance, damage) if damage else instance)
+        return frames_of(dataset, replace(instance, damage=damage) if damage else instance)
     except MALFORMED as error:
         return f"malformed header ({type(error).__name__}): transfer it again"
 
 
-def _in_memory(dataset: Dataset) -> list[Frame] | str:
+def read_dataset(dataset: Dataset) -> list[Frame] | str:
+    """The planes of a dataset in memory, or why there is none; its samples stay where they are."""
     try:
         why = no_image(dataset)
         if why:
@@ -173,10 +190,10 @@ def _in_memory(dataset: Dataset) -> list[Frame] | str:
         if not syntax:
             implicit, little = dataset.original_encoding
             syntax = str(ExplicitVRBigEndian) if little is False else UNCOMPRESSED[0 if implicit else 1]
-        instance = _instance(dataset, None, dataset, False, syntax, 0 if syntax in UNCOMPRESSED else -1)
-        needed = instance.frames * instance.rows * instance.columns * int(instance.dtype[-1])
+        instance = instance_of(dataset, None, dataset, False, syntax, 0 if syntax in UNCOMPRESSED else -1)
+        needed = instance.frames * instance.plane_bytes
         if syntax in UNCOMPRESSED and len(dataset[PIXEL_DATA].value or b"") < needed:
-            instance = _replace(instance, CUT_SHORT)
+            instance = replace(instance, damage=CUT_SHORT)
         return frames_of(dataset, instance)
     except MALFORMED as error:
         return f"malformed header ({type(error).__name__}): send it again"
@@ -195,104 +212,3 @@ def _pixel_element(stream: io.BufferedIOBase, syntax: str) -> tuple[int, int]:
     if head[4:6] not in (b"OW", b"OB") or len(head) < 12:
         raise ValueError("pixel data of another VR")
     return start + 12, struct.unpack(f"{order}I", head[8:12])[0]
-
-
-def _instance(
-    dataset: Dataset, path: Path | None, held: Dataset | None, gzipped: bool, syntax: str, offset: int
-) -> Instance:
-    rows, columns = (integer(dataset, tag) or 0 for tag in (0x00280010, 0x00280011))
-    classic = text(dataset, 0x00080016) == CLASSIC_MR
-    frames = 1 if classic else integer(dataset, 0x00280008) or 1
-    allocated, stored = integer(dataset, 0x00280100) or 0, integer(dataset, 0x00280101) or 0
-    high_bit = integer(dataset, 0x00280102)
-    signed = integer(dataset, 0x00280103) or 0
-    if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and 0 < frames <= MAX_FRAMES):
-        raise ValueError("matrix out of range")
-    if allocated not in (8, 16, 32) or not 0 < stored <= allocated or signed not in (0, 1):
-        raise ValueError("sample format out of range")
-    damage = "" if high_bit in (None, stored - 1) else "samples are not in the low bits: export it again"
-    shared = next(iter(items(dataset, 0x52009229)), Dataset())
-    modifier = next(iter(items(shared, 0x00189006)), Dataset())
-    frequency = number(dataset, 0x00180084) or number(modifier, 0x00189098)
-    philips_echoes = private(dataset, 0x2001, "Philips Imaging DD 001", 0x14)
-    philips_slices = private(dataset, 0x2001, "Philips Imaging DD 001", 0x18)
-    manufacturer = text(dataset, 0x00080070)
-    return Instance(
-        path=path,
-        dataset=held,
-        gzipped=gzipped,
-        syntax=syntax,
-        offset=offset,
-        damage=damage,
-        sop_class=text(dataset, 0x00080016),
-        sop_uid=text(dataset, 0x00080018),
-        study_uid=text(dataset, 0x0020000D),
-        series_uid=text(dataset, 0x0020000E),
-        series_number=integer(dataset, 0x00200011),
-        description=text(dataset, 0x0008103E) or text(dataset, 0x00181030),
-        protocol=text(dataset, 0x00181030),
-        instance_number=integer(dataset, 0x00200013),
-        acquired=text(dataset, 0x0008002A) or text(dataset, 0x00080022) + text(dataset, 0x00080032),
-        manufacturer=manufacturer,
-        frame_of_reference=text(dataset, 0x00200052),
-        frequency_mhz=frequency if frequency and frequency > 0 else None,
-        field_tesla=number(dataset, 0x00180087) or None,
-        acquisition_type=text(dataset, 0x00180023),
-        difference_ms=_difference_ms(dataset, shared),
-        echoes_stated=_echoes_stated(dataset, manufacturer, philips_echoes),
-        slices_stated=None if philips_slices is None else int(number(dataset, philips_slices, "SL") or 0) or None,
-        rows=rows,
-        columns=columns,
-        frames=frames,
-        dtype=f"{'>' if syntax == ExplicitVRBigEndian else '<'}{'ui'[signed]}{allocated // 8}",
-        bits_stored=stored,
-    )
-
-
-def _echoes_stated(dataset: Dataset, manufacturer: str, philips: int | None) -> int | None:
-    """Echoes the sequence made, where the header says so. Siemens counts them in the echo train unless it is EPI's."""
-    if philips is not None:
-        return int(number(dataset, philips, "SL") or 0) or None
-    if "siemens" in manufacturer.lower() and "EP" not in text(dataset, 0x00180020):
-        return integer(dataset, 0x00180091) or None
-    return None
-
-
-def _difference_ms(dataset: Dataset, shared: Dataset) -> tuple[float, ...]:
-    """Echo times of Siemens' field mapping sequence, whose one phase is a difference; empty for any other."""
-    name = text(dataset, 0x00180024) or text(dataset, 0x00189005)
-    if "fm2d" not in name and "fm3d" not in name:
-        return ()
-    sources = [(dataset, private(dataset, 0x0029, "SIEMENS CSA HEADER", 0x20))]
-    for own in items(shared, 0x002110FE):
-        sources.append((own, private(own, 0x0021, "SIEMENS MR SDS 01", 0x19)))
-    for source, tag in sources:
-        value = source[tag].value if tag is not None else None
-        if isinstance(value, bytes):
-            times = {int(i): int(us) / 1000 for i, us in SIEMENS_ECHO_TIMES.findall(value)}
-            if len(times) == 2:
-                return times[0], times[1]
-    return (0.0, 0.0)  # a difference of echoes that the header does not name
-
-
-def _replace(instance: Instance, damage: str) -> Instance:
-    from dataclasses import replace
-
-    return replace(instance, damage=damage)
-
-
-def _collect(read: Iterable[tuple[str, list[Frame] | str]]) -> Found:
-    found = Found()
-    seen: set[str] = set()
-    for name, frames in read:
-        if isinstance(frames, str):
-            if frames:
-                found.aside.setdefault(frames, []).append(name)
-            continue
-        uid = frames[0].instance.sop_uid
-        if uid and uid in seen:
-            found.copies += 1
-            continue
-        seen.add(uid)
-        found.frames += frames
-    return found

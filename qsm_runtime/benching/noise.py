@@ -1,0 +1,56 @@
+"""How well a median time is known: from the spread within a process and between processes, and from what else ran."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+LEAST_SHARE = 0.01  # nothing here is known better than to a percent
+MAD_TO_SIGMA, MEDIAN_SE = 1.4826, 1.2533  # of a normal distribution
+
+
+def uncertainty_s(runs: Sequence[Sequence[float]]) -> float:
+    """Two standard errors of the median of all runs, or half the range of the processes' medians where that is more.
+
+    runs: warm seconds of each process. A process keeps its luck (memory placement, plans), so its spread alone would
+    promise too much.
+    """
+    every = np.concatenate([np.asarray(r, float) for r in runs if len(r)])
+    median = float(np.median(every))
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(every - median)))
+    medians = [float(np.median(r)) for r in runs if len(r)]
+    between = (max(medians) - min(medians)) / 2
+    alone = float("nan") if len(every) < 2 else 2 * MEDIAN_SE * sigma / np.sqrt(len(every))
+    if len(every) < 2:  # one run says nothing of its spread
+        alone = 0.1 * median
+    return max(alone, between, LEAST_SHARE * median)
+
+
+def doubt(record: Mapping[str, Any]) -> float:
+    """Share by which a record's median may be off: its own uncertainty, and the load that was seen beside it."""
+    time, load = record["time"], record.get("load") or {}
+    median = max(time["median_s"], 1e-9)
+    own = time.get("uncertainty_s", max(time["p75_s"] - time["p25_s"], LEAST_SHARE * median)) / median
+    others = (load.get("steal_share") or 0.0) + (load.get("others_share") or 0.0)
+    return float(np.hypot(own, others if load.get("noisy") else 0.0))
+
+
+def quality(record: Mapping[str, Any]) -> str:
+    """What to say of a record taken on a busy or unsteady machine, with the remedy; "" where it can be trusted."""
+    load, time = record.get("load") or {}, record.get("time") or {}
+    said = []
+    if load.get("noisy"):
+        steal, others = (100 * (load.get(k) or 0) for k in ("steal_share", "others_share"))
+        if steal > 2:
+            said.append(f"the host took {steal:.0f} % of the CPU time (steal): use a dedicated machine or another hour")
+        if others > 5:
+            said.append(f"other processes used {others:.0f} % of the CPU time: end them and run again")
+        if not said:
+            said.append("the machine was busy: run again on a quiet one")
+    median = time.get("median_s")
+    if median and time.get("uncertainty_s", 0) > 0.1 * median:
+        share = 100 * time["uncertainty_s"] / median
+        said.append(f"runs differ (median known to {share:.0f} %): more --repeats, or fix the CPU's clock")
+    if record.get("thermal", {}).get("throttled"):
+        said.append("the CPU was throttled for heat or power: cool it, or raise its limits")
+    return "; ".join(said)
