@@ -1,6 +1,6 @@
 """Cards of the networks that run between dipole steps: the graph is the CNN alone, `physics` is the rest."""
 
-from export.cards import ANY_DIPOLE, Values, affine, card, normalisation, patches, port, size
+from export.cards import ANY_DIPOLE, Z_AXIS, Values, affine, card, normalisation, patches, port, size
 from export.spec import Found
 
 CNN_BYTES = 420.0  # peak of one pass at 128^3: 881 MB
@@ -16,7 +16,9 @@ CHI = [("chi", "ppm"), ("chi_off_axis_field", "ppm")]
 COMPLEX = [("chi", "ppm"), ("chi_imaginary", "ppm")]
 
 
-def _card(name: str, title: str, found: Found, channels: list, dc: float, physics: Values, masked: bool | str) -> Values:
+def _card(
+    name: str, title: str, found: Found, channels: list, dc: float, physics: Values, masked: bool | str
+) -> Values:
     parts = {"channels": channels} if channels else {}
     meaning, unit = ("stack", "1") if channels else ("chi", "ppm")
     scale = affine(found["mean"], found["std"])
@@ -43,7 +45,8 @@ def mog(found: Found) -> Values:
 
 def modl(found: Found) -> Values:
     title = "MoDL-QSM: proximal map on chi33 and the field of chi13 and chi23"
-    return _card("modl", title, found, CHI, 0.0, _gradient(found), True)
+    # the second channel is the field that chi13 and chi23 make where B0 lies along z, as in all its training
+    return _card("modl", title, found, CHI, 0.0, _gradient(found), True) | {"geometry": Z_AXIS}
 
 
 def spinet(found: Found) -> Values:

@@ -15,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+import numba
 import pyfftw
-from numba import config as numba_config
+from packaging.requirements import Requirement
 
 from qsm_runtime import bench
 from qsm_runtime.benching import providers as provider_trial
@@ -68,23 +69,20 @@ def examine(runtime: Runtime | None = None) -> list[Finding]:
 
 def versions() -> list[Finding]:
     """The packages that the runtime needs, against the ranges that it declares."""
-    said = [f"Python {platform.python_version()}"]
-    wrong = []
-    for line in requires("qsm_runtime") or ():
-        if "extra ==" in line:
+    said, wrong, wanted = [f"Python {platform.python_version()}"], [], []
+    for requirement in map(Requirement, requires("qsm_runtime") or ()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        requirement, _, marker = line.partition(";")
-        name = requirement
-        for character in "<>=!~[ ":
-            name = name.partition(character)[0]
         try:
-            said.append(f"{name} {version(name)}")
+            found = version(requirement.name)
         except PackageNotFoundError:
-            if not marker:
-                wrong.append(name)
+            found = "missing"
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found}")
+            wanted.append(f"'{requirement.name}{requirement.specifier}'")
+        said.append(f"{requirement.name} {found}")
     if wrong:
-        remedy = f"pip install {' '.join(wrong)}"
-        return [Finding("versions", "failed", f"not installed: {', '.join(wrong)}", remedy)]
+        return [Finding("versions", "failed", f"do not fit: {', '.join(wrong)}", f"pip install {' '.join(wanted)}")]
     return [Finding("versions", "ok", f"qsm_runtime {version('qsm_runtime')}; {', '.join(said)}")]
 
 
@@ -150,21 +148,21 @@ def wisdom() -> list[Finding]:
     if not pyfftw.import_wisdom((b"", text, b""))[1]:
         said = f"{path} is damaged, or of another FFTW"
         return [Finding("FFT plans", "warning", said, f"delete it, then {remedy}")]
-    return [Finding("FFT plans", "ok", f"{text.count(b'fftwf_codelet') or len(text.splitlines())} entries in {path}")]
+    return [Finding("FFT plans", "ok", f"kept in {path}, {len(text) // 1024} KiB")]
 
 
 def jit_cache() -> list[Finding]:
     """Whether compiled kernels are kept, where, and whether there are any."""
     cache = getattr(convolve.multiply, "_cache", None)
-    folder = Path(str(getattr(cache, "cache_path", None) or numba_config.CACHE_DIR or "__pycache__"))
-    if numba_config.DISABLE_JIT:
+    folder = Path(str(getattr(cache, "cache_path", "__pycache__")))
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return [Finding("JIT cache", "failed", "NUMBA_DISABLE_JIT is set: nothing is compiled", "unset it")]
     if problem := unwritable(folder):
         remedy = "set NUMBA_CACHE_DIR to a folder that can be written, or correct the permissions"
         return [Finding("JIT cache", "failed", f"{problem}: every process compiles anew, for half a minute", remedy)]
     if not any(folder.glob("*.nbi")):
         return [Finding("JIT cache", "warning", f"{folder} is empty: a first scan waits for compilation", "qsm warmup")]
-    return [Finding("JIT cache", "ok", f"{sum(1 for _ in folder.glob('*.nbi'))} kernels of one part in {folder}")]
+    return [Finding("JIT cache", "ok", f"compiled kernels are kept in {folder}")]
 
 
 def caches() -> list[Finding]:

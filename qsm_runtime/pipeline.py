@@ -225,6 +225,9 @@ def _field(
         run.warn("a single echo: its phase offset cannot be told from the field and is left in")
     else:
         phase_rad = run("offset", phase_rad, mask, grid)
+    last = run.recipe.steps.get("single_step")
+    if last is not None and "phase_rad" in stages.supplied(stages.method("single_step", last.method)):
+        run.supply["phase_rad"] = phase_rad  # a network may start from the wrapped phase
     phase_rad = run("unwrap", phase_rad, mask, grid)
     total_ppm, reliability = run("field", phase_rad, magnitude, scan.echo_times_s, scan.b0_tesla, mask, grid)
     return total_ppm, reliability

@@ -15,6 +15,7 @@ from export import package, to_onnx, whole
 from export.catalogue import NETWORKS
 from qsm_runtime.errors import ModelError
 from qsm_runtime.networks import card as cards
+from qsm_runtime.networks.card_parts import Licence
 from qsm_runtime.networks.verify import test_inputs as inputs_of
 
 # as the papers or their authors' comparison state them, in millions
@@ -99,7 +100,7 @@ def test_torchscript_goes_through_the_tracing_exporter(tmp_path):
 
     script = torch.jit.trace(Halves().eval(), torch.randn(1, 1, 8, 8, 8))
     card = package.write(tmp_path, script, describe("deepbet_box", 2.0, "heads"))
-    assert card.licence == cards.Licence("MIT", True)
+    assert card.licence == Licence("MIT", True)
     assert card.self_test[0].shape != card.self_test[1].shape
 
 

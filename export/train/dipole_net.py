@@ -114,7 +114,7 @@ class Loop(nn.Module):
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.half):  # 6 x as fast with AVX512_BF16
                     change = self.net(seen)[0, 0, :nx, :ny, :nz]
                 x = x + change.float() * mask
-                residual = s["kept2"] * (s["field"] - convolve(x, d, shape))  # type: ignore[arg-type]
+                residual = s["weight2"] * (s["field"] - convolve(x, d, shape))  # type: ignore[arg-type]
                 x, y = levelled(x + convolve(residual, close, shape) * mask)  # type: ignore[arg-type]
             out.append(x)
         return out

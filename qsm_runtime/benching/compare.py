@@ -8,6 +8,7 @@ from qsm_runtime.benching import noise, tables
 from qsm_runtime.benching.tables import Record, Table
 
 TOLERANCE, SIGMAS = 0.10, 2.0  # a slowdown below the first is none; `doubt` is two standard errors already
+TIMED = ("recipe", "model", "method", "cold")
 ACCURACY_LOSS, MEMORY_GROWTH = 0.005, 0.15
 
 
@@ -31,7 +32,7 @@ def side_by_side(named: Mapping[str, Sequence[Record]]) -> Table:
     cells: dict[str, dict[str, Record]] = {}
     for name, records in named.items():
         for record in tables.latest(records):
-            if record["kind"] != "machine" and record["status"] == "ok":
+            if record["kind"] in TIMED and record["status"] == "ok":
                 key = _across(record)
                 order.setdefault(key, record)
                 cells.setdefault(key, {})[name] = record
@@ -63,7 +64,7 @@ def check(new: Sequence[Record], baseline: Sequence[Record], tolerance: float = 
     verdicts = []
     for old in tables.latest(baseline):
         found = again.get(tables.key_of(old))
-        if found is None or old["status"] != "ok" or old["kind"] == "machine":
+        if found is None or old["status"] != "ok" or old["kind"] not in TIMED:
             continue
         where = f"{old['case']['size']}, {tables.threads_said(old['case']['threads'])}"
         name = f"{tables.name_of(old)} ({where})"

@@ -15,6 +15,7 @@ import qsm_runtime.phantom
 from qsm_runtime.errors import UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.metrics import score
+from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.scan import Scan
 
@@ -146,3 +147,9 @@ def load(said: Mapping[str, Any]) -> Input:
         truth("fieldmap-local", "desc-local_fieldmap"),
         truth("fieldmap", "desc-total_fieldmap"),
     )
+
+
+def runtime_of(case: Mapping[str, Any]) -> Runtime:
+    """How a case runs its networks."""
+    folders = tuple(Path(p) for p in case.get("models", ()))
+    return Runtime(case.get("device", "auto"), case.get("precision", "f32"), folders, mode="server")

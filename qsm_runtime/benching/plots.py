@@ -26,7 +26,7 @@ def figures(records: Sequence[Record]) -> list[tuple[str, str]]:
     """(caption, SVG) of the figures that the records allow."""
     done = [r for r in tables.latest(records) if r["status"] == "ok"]
     made = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         for caption, draw in (
             ("Latency by stage: medians of warm runs", by_stage),
             ("Cold start: from launch to the first map", by_part),
@@ -88,7 +88,7 @@ def against_accuracy(records: Sequence[Record]) -> Figure | None:
         t, i, k = r["time"], names.index(tables.name_of(r)), sizes.index(r["case"]["size"])
         low = float(np.percentile(t["warm_s"] or [t["median_s"]], 5))
         spread = [[max(0.0, t["median_s"] - low)], [max(0.0, t["p95_s"] - t["median_s"])]]
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
         axis.errorbar(t["median_s"], r["accuracy"]["xsim_full"], xerr=spread, ls="", ms=9, capsize=3, **style)
         said = f"{tables.name_of(r)} {tables.place_of(r)}".strip()
         axis.annotate(said, (t["median_s"], r["accuracy"]["xsim_full"]), (6, 6), textcoords="offset points", fontsize=8)
@@ -182,7 +182,7 @@ def _stacked(rows: dict[str, dict[str, float]], label: str) -> Figure | None:
     left = np.zeros(len(rows))
     for i, part in enumerate(parts):
         width = np.array([row.get(part, 0.0) for row in rows.values()])
-        style = {"color": COLOURS[i % 8], "hatch": HATCHES[i % 8]}
+        style: dict[str, Any] = {"color": COLOURS[i % 8], "hatch": HATCHES[i % 8]}
         axis.barh(list(rows), width, left=left, edgecolor="white", label=part.replace("_", " "), **style)
         left += width
     for y, total in enumerate(left):

@@ -15,7 +15,7 @@ import numpy as np
 from qsm_runtime import bench
 from qsm_runtime import recipe as recipes
 from qsm_runtime.benching import noise, sensors
-from qsm_runtime.benching.child import START, TASKS
+from qsm_runtime.benching.child import START
 from qsm_runtime.kernels.fft import padded_shape
 
 LIMIT_START_S = 120.0  # of a child's limit: imports, reading, yardsticks, scores, the counted run
@@ -61,8 +61,8 @@ class Plan:
         for size in self.inputs:
             for number, name in enumerate(self.recipes):
                 for device, precision in self.places if networks_of(name) else self.places[:1]:
-                    place = {"device": device, "precision": precision}
-                    both = {"recipe": name, "size": size, "source": self.source, **place}
+                    both: Record = {"recipe": name, "size": size, "source": self.source}
+                    both |= {"device": device, "precision": precision}
                     for threads in self.threads if number == 0 else (most,):
                         yield {"kind": "recipe", **both, "threads": threads}
                     if self.cold_runs:
@@ -75,7 +75,7 @@ class Plan:
                 yield {**case, "size": size, "source": self.source, "threads": most}
             for name in self.models:
                 for device, precision in self.places:
-                    place = {"device": device, "precision": precision, "threads": most}
+                    place: Record = {"device": device, "precision": precision, "threads": most}
                     yield {"kind": "model", "model": name, "size": size, "source": self.source, **place}
 
 
@@ -227,5 +227,6 @@ def available(devices: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, 
 def known_methods() -> list[tuple[str, str]]:
     """Every classical method of the stages that give a map."""
     from qsm_runtime import stages
+    from qsm_runtime.benching.warm import TASKS
 
     return [(s, m) for s in TASKS for m in stages.methods(s) if m != "network"]

@@ -1,5 +1,6 @@
 """Records as tables: the same rows for the terminal, Markdown and the page."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
 
@@ -214,12 +215,13 @@ def machine_said(environment: Mapping[str, Any]) -> str:
 def doubts(records: Sequence[Record]) -> list[str]:
     """What to know before the numbers are believed: how many cases are doubtful, and why."""
     records = latest(records)
-    found: dict[str, int] = {}
+    found: dict[str, list[int]] = {}
     for r in records:
         for said in filter(None, noise.quality(r).split("; ")):
-            remedy = said.partition(": ")[2] or said
-            found[remedy] = found.get(remedy, 0) + 1
-    return [f"{n} of {len(records)} cases are doubtful: {remedy}" for remedy, n in found.items()]
+            share = re.search(r"\d+ %", said)
+            text = said.replace(share.group(), "{}", 1) if share else said
+            found.setdefault(text, []).append(int(share.group()[:-2]) if share else 0)
+    return [f"{len(n)} of {len(records)} cases: " + text.format(f"up to {max(n)} %") for text, n in found.items()]
 
 
 def markdown(records: Sequence[Record]) -> str:

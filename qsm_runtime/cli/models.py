@@ -11,7 +11,8 @@ from qsm_runtime.cli.output import print_json, print_table
 from qsm_runtime.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from qsm_runtime.networks.card import Card, Port
+    from qsm_runtime.networks.card import Card
+    from qsm_runtime.networks.card_parts import Port
     from qsm_runtime.networks.registry import Model
     from qsm_runtime.networks.runtime import Runtime
 

@@ -5,48 +5,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from qsm_runtime.errors import ModelError
-from qsm_runtime.networks.card import SCHEMA, Card, Channel, Normalisation, Port, SelfTest, valid_name
-
-FIELD_UNITS = ("ppm", "ppb", "Hz", "rad/s", "rad")  # rad: the phase at the echo time
-UNITS: Mapping[str, tuple[str, ...]] = {
-    "local_field": FIELD_UNITS,
-    "total_field": FIELD_UNITS,
-    "background_field": FIELD_UNITS,
-    "wrapped_phase": ("rad",),
-    "unwrapped_phase": ("rad",),
-    "chi": ("ppm", "ppb"),
-    "chi_imaginary": ("ppm", "ppb"),
-    "chi_off_axis_field": ("ppm", "ppb"),
-    "chi_para": ("ppm", "ppb"),
-    "chi_dia": ("ppm", "ppb"),
-    "data_gradient": ("ppm", "ppb"),
-    "data_step": ("ppm", "ppb"),
-    "deviation": ("ppm", "ppb"),
-    "chi_scale": ("ppm", "ppb"),
-    "reliability": ("1/ppm",),
-    "echo_time": ("s", "ms"),
-    "b0": ("T",),
-    "voxel_mm": ("mm",),
-    "r2star": ("1/s",),
-    "r2prime": ("1/s",),
-}  # the rest is "1"
-UNSCALED = ("mask", "probability", "wrap_count", "dipole", "echo_time", "b0", "b0_dir", "voxel_mm", "pass_index")
-TAKES: Mapping[str, tuple[str, ...]] = {
-    "mask": ("magnitude", "wrapped_phase"),
-    "unwrap": ("wrapped_phase",),
-    "background": ("total_field",),
-    "inversion": ("local_field",),
-    "single_step": ("total_field",),
-    "phase_to_chi": ("wrapped_phase",),
-}
-GIVES: Mapping[str, tuple[str, ...]] = {
-    "mask": ("mask", "probability"),
-    "unwrap": ("unwrapped_phase", "wrap_count"),
-    "background": ("local_field", "background_field"),
-    "inversion": ("chi",),
-    "single_step": ("chi",),
-    "phase_to_chi": ("chi",),
-}
+from qsm_runtime.networks.card import SCHEMA, Card, valid_name
+from qsm_runtime.networks.card_parts import Channel, Normalisation, Port, SelfTest
+from qsm_runtime.networks.card_words import GIVES, TAKES, UNITS, UNSCALED
 
 
 def check(card: Card) -> None:

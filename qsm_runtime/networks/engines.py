@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 
 from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.networks import devices, openvino_direct
-from qsm_runtime.networks.card import Provider
+from qsm_runtime.networks.card_words import Provider
 from qsm_runtime.networks.openvino_direct import OpenVinoSession
 
 NATIVE: dict[str, str] = {

@@ -6,7 +6,7 @@
     g_k      F^-1 [ D F V^2 (f - D x_k) ]         the gradient with the weights V that TV ended with: outliers are out,
                                                   and so may be the surroundings of a source that TV did not reach
     z_k      x_k + CNN(x_k, h_k, g_k, sigma, s mask)
-    x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F V^2 (f - D z_k) ]) + c/2 mask   what the network left unexplained
+    x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F W^2 (f - D z_k) ]) + c/2 mask   what the network left unexplained
     c        argmin |W (D (x + c mask) - f)|^2            the map's level: of the field, the mask's edge alone tells it
                                                   (D(0) = 0). The network's own is about as good: the mean of both
 
@@ -171,7 +171,7 @@ def refine(
         seen["data_step"][inner] = filtered(prepared.weight2 * rest, step) * prepared.mask
         seen["data_gradient"][inner] = filtered(prepared.kept2 * rest, dipole) * prepared.mask
         chi = np.where(prepared.mask, network(seen)["chi"][inner], np.float32(0))
-        left = prepared.kept2 * (prepared.field - filtered(chi, dipole))
+        left = prepared.weight2 * (prepared.field - filtered(chi, dipole))
         chi += filtered(left, close) * prepared.mask
         rest = residual()
         if progress is not None:

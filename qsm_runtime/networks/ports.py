@@ -10,7 +10,8 @@ import numpy as np
 
 from qsm_runtime.errors import MetadataError, ModelError
 from qsm_runtime.networks import adapt
-from qsm_runtime.networks.card import Card, Channel, Normalisation, Port
+from qsm_runtime.networks.card import Card
+from qsm_runtime.networks.card_parts import Channel, Normalisation, Port
 from qsm_runtime.networks.frame import Frame
 from qsm_runtime.networks.tiling import Tiling
 from qsm_runtime.units import TWO_PI, hz_per_ppm, rad_per_ppm

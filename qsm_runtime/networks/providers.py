@@ -14,7 +14,8 @@ import onnxruntime as ort
 
 from qsm_runtime.errors import DeviceError, QsmWarning
 from qsm_runtime.networks import devices, engines
-from qsm_runtime.networks.card import Card, Provider
+from qsm_runtime.networks.card import Card
+from qsm_runtime.networks.card_words import Provider
 from qsm_runtime.networks.onnx_file import TINY_SHAPE, tiny_kernel, tiny_model
 from qsm_runtime.networks.runtime import Runtime
 

@@ -1,7 +1,7 @@
 """A network on a scan: found, judged, fed as its card says, and its output brought back to the scan's grid.
 
-Every array that goes in has a meaning (a word of networks/card.py) and the runtime's own unit and sign; so has every
-array that comes out. What was run, where, and what was done to the arrays on the way goes to `record`.
+Every array that goes in has a meaning (a word of networks/card_words.py) and the runtime's own unit and sign; so has
+every array that comes out. What was run, where, and what was done to the arrays on the way goes to `record`.
 """
 
 import warnings

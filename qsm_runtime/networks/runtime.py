@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from qsm_runtime import stages
 from qsm_runtime.errors import UsageError
-from qsm_runtime.networks.card import Precision
+from qsm_runtime.networks.card_words import Precision
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino", "ort-cpu")
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -51,10 +51,11 @@ class Runtime:
         found = {}
         for part in filter(None, self.fallback.split(",")):
             where, given, name = part.strip().rpartition("=")
-            known = {s: set(stages.methods(s)) - {"network"} for s in ([where] if given else stages.STAGES)}
-            having = [s for s, names in known.items() if name in names]
+            known = {(s, m) for s in ([where] if given else stages.STAGES) for m in stages.methods(s) if m != "network"}
+            having = [s for s, m in known if m == name]
             if not having:
-                raise UsageError(stages.unknown(f"{where} method".lstrip() + " to fall back to", name, set().union(*known.values())))
+                what = f"{where} method to fall back to" if given else "method to fall back to"
+                raise UsageError(stages.unknown(what, name, {m for _, m in known}))
             found.update(dict.fromkeys(having, name))
         return found.get(stage, "")
 

@@ -4,7 +4,7 @@ All are made and run on one thread of their own (see engines.worker), which leav
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -14,28 +14,17 @@ import onnxruntime as ort
 from qsm_runtime.errors import DeviceError, ModelError, ReconstructionError
 from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.networks import engines, providers
-from qsm_runtime.networks.card import Card, Port
 from qsm_runtime.networks.onnx_file import truncated
-from qsm_runtime.networks.openvino_direct import Node, OpenVinoSession
+from qsm_runtime.networks.openvino_direct import OpenVinoSession
 from qsm_runtime.networks.providers import Choice
 from qsm_runtime.networks.registry import Model
 from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.networks.tensors import check_array, check_ports, named
 from qsm_runtime.networks.verify import measure
 
 AnySession: TypeAlias = ort.InferenceSession | OpenVinoSession
-AnyNode: TypeAlias = ort.NodeArg | Node
 MAX_SESSIONS = 4
 LOWER = ("f32", "tf32", "f16", "bf16")  # ever coarser
-DTYPES = {
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
-    "bfloat16": "tensor(bfloat16)",
-    "float64": "tensor(double)",
-    "int64": "tensor(int64)",
-    "int32": "tensor(int32)",
-    "uint8": "tensor(uint8)",
-    "bool": "tensor(bool)",
-}
 _trials: dict[tuple[Any, ...], str] = {}
 _open: OrderedDict[tuple[Any, ...], "NetSession"] = OrderedDict()
 
@@ -60,10 +49,10 @@ class NetSession:
         for name, node in self._inputs.items():
             if name not in inputs:
                 raise ModelError(f"model {self.model.card.name}: input {name!r} was not given")
-            _check_array(self.model.card.name, node, inputs[name])
+            check_array(self.model.card.name, node, inputs[name])
         for name in inputs:
             if name not in self._inputs:
-                raise ModelError(f"model {self.model.card.name}: no input {name!r}, only {_names(self._inputs)}")
+                raise ModelError(f"model {self.model.card.name}: no input {name!r}, only {named(self._inputs)}")
         options = ort.RunOptions()
         future = engines.worker.submit(self._run, inputs, options)
         try:
@@ -146,7 +135,7 @@ def _opened(model: Model, choice: Choice, runtime: Runtime) -> NetSession:
         _open.move_to_end(key)
         return _open[key]
     made = _make(model, choice, runtime)
-    _check_ports(model, made)
+    check_ports(model, made.get_inputs(), made.get_outputs())
     session = _open[key] = NetSession(model, made, choice, key)
     while len(_open) > MAX_SESSIONS:
         _open.popitem(last=False)
@@ -199,69 +188,5 @@ def _make(model: Model, choice: Choice, runtime: Runtime) -> AnySession:
         raise ModelError(f"{model.onnx_path}: {choice.provider} does not take it: {said}") from None
     counts = engines.placed(session, choice.provider)
     if counts and choice.provider not in counts:
-        raise DeviceError(
-            f"model {model.card.name}: none of it would run on {choice.provider}, but on {_names(counts)}"
-        )
+        raise DeviceError(f"model {model.card.name}: none of it would run on {choice.provider}, but on {named(counts)}")
     return session
-
-
-def _check_ports(model: Model, session: AnySession) -> None:
-    """The card's tensors against the graph's: names, types, number and sizes of axes."""
-    card = model.card
-    for kind, ports, nodes in (
-        ("input", card.inputs, session.get_inputs()),
-        ("output", card.outputs, session.get_outputs()),
-    ):
-        there = {node.name: node for node in nodes}
-        for i, port in enumerate(ports):
-            if port.tensor not in there:
-                raise ModelError(
-                    f"card {card.name}: {kind}s[{i}].tensor = {port.tensor!r}, but {model.onnx_path.name} has no such "
-                    f"{kind}: its {kind}s are {_names(there)}"
-                )
-            _check_port(f"card {card.name}: {kind}s[{i}]", port, there[port.tensor], card)
-        for name in there:
-            if kind == "input" and name not in [port.tensor for port in ports]:
-                raise ModelError(
-                    f"{model.onnx_path.name} has an input {name!r} that its card {card.name} does not describe; the "
-                    f"card's inputs are {_names(port.tensor for port in ports)}"
-                )
-
-
-def _check_port(where: str, port: Port, node: AnyNode, card: Card) -> None:
-    if node.type != DTYPES[port.dtype]:
-        raise ModelError(f"{where}.dtype = {port.dtype!r}, but the graph's tensor {node.name!r} is {node.type}")
-    if not node.shape and port.axes:  # the graph does not say
-        return
-    if len(node.shape) != len(port.axes):
-        raise ModelError(
-            f"{where}.axes = {port.axes!r} has {len(port.axes)} axes, but the graph's tensor {node.name!r} has "
-            f"{len(node.shape)}: {node.shape}"
-        )
-    for axis, size in zip(port.axes, node.shape, strict=True):
-        if not isinstance(size, int):
-            continue
-        if axis in "xyz" and port.meaning not in ("b0_dir", "voxel_mm"):
-            fixed = card.size.fixed
-            if fixed is None or fixed["xyz".index(axis)] != size:
-                raise ModelError(
-                    f"{where}: the graph takes {size} voxels along {axis} and no other number, but the card's "
-                    f"size.fixed is {None if fixed is None else list(fixed)}"
-                )
-        elif axis == "c" and port.channels and size != len(port.channels):
-            raise ModelError(f"{where}.channels names {len(port.channels)}, but the graph has {size}")
-
-
-def _check_array(model: str, node: AnyNode, array: np.ndarray) -> None:
-    wanted = next(dtype for dtype, kind in DTYPES.items() if kind == node.type)
-    if str(array.dtype) != wanted:
-        raise ModelError(f"model {model}: input {node.name!r} must be {wanted}, not {array.dtype}")
-    fits = len(node.shape) == array.ndim and all(
-        not isinstance(size, int) or size == n for size, n in zip(node.shape, array.shape, strict=True)
-    )
-    if node.shape and not fits:
-        raise ModelError(f"model {model}: input {node.name!r} must have shape {node.shape}, not {array.shape}")
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"

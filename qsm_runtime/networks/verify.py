@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qsm_runtime.errors import ModelError
-from qsm_runtime.networks.card import Card, Port, SelfTest
+from qsm_runtime.networks.card import Card
+from qsm_runtime.networks.card_parts import Port, SelfTest
 from qsm_runtime.networks.registry import Model
 from qsm_runtime.networks.runtime import Runtime
 

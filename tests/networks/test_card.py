@@ -108,6 +108,21 @@ def test_physics_wants_its_own_numbers() -> None:
     assert cards.parse(json.dumps(fields), "x").physics.step == 1.5
 
 
+def test_a_learned_proximal_network_has_one_ridge_and_no_dc() -> None:
+    fields = changed("dipole", DIPOLE | {"dc": 0.0})
+    fields["physics"] = {"scheme": "learned_proximal", "passes": 2, "weight": 0.03}
+    assert "physics.cg_steps is missing: scheme learned_proximal needs it" in message(fields)
+    fields["physics"] |= {"cg_steps": 24, "weight": [0.03, 0.02]}
+    assert "physics.weight must be one number" in message(fields)
+    fields["physics"]["weight"] = 0.03
+    meanings = ("chi", "data_step", "data_gradient", "deviation", "chi_scale")
+    parts = [{"meaning": m, "unit": "ppm", "sign": 1} for m in meanings]
+    fields["inputs"][0] |= {"meaning": "stack", "unit": "1", "channels": parts}
+    assert len(cards.parse(json.dumps(fields), "x").inputs[0].parts) == 5
+    fields["dipole"] = DIPOLE | {"dc": 1 / 3}
+    assert "dipole.dc must be 0" in message(fields)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "qsm-card/1", "version": NaN}', "null"])
 def test_what_is_no_card_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match=r"^small\.json: "):

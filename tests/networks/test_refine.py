@@ -49,6 +49,20 @@ def test_a_map_that_explains_the_field_stays(method, case: tuple) -> None:
     assert error(method(chi, exact, weight, mask, GRID), chi, mask) < 1e-4
 
 
+@pytest.mark.parametrize("method", [refine.substitute, refine.gradient])
+def test_what_noise_explains_is_left_alone(method, case: tuple) -> None:
+    """The truth's own field leaves nothing but noise: the map stays; a wrong map still comes nearer."""
+    chi, field, mask, weight = case
+    noise = 0.01 * np.random.default_rng(3).standard_normal(GRID.shape)
+    noisy = np.where(mask, field + noise, 0).astype(np.float32)
+    explained = float(np.hypot(0.01, 0.002) * np.sqrt(np.count_nonzero(mask)))
+    assert np.array_equal(method(chi, noisy, weight, mask, GRID, explained_ppm=1.03 * explained), chi * mask)
+    poor = 0.5 * chi
+    found = method(poor, noisy, weight, mask, GRID, explained_ppm=explained)
+    assert error(found, chi, mask) < 0.9 * error(poor, chi, mask)
+    assert error(found, chi, mask) < error(method(poor, noisy, weight, mask, GRID), chi, mask)
+
+
 def test_gradient_solves_its_normal_equations(case: tuple) -> None:
     """Against float64 numpy: (S D W^2 D S + mu) d = S D W^2 (f - D x0) on the same padded grid."""
     chi, field, mask, _ = case

@@ -14,8 +14,14 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.inversion.network import network as inversion
 from qsm_runtime.inversion.tkd import tkd
 from qsm_runtime.mask.network import network as find_mask
+from qsm_runtime.networks import registry
+from qsm_runtime.networks.compute import frame_of
+from qsm_runtime.networks.ports import Net
 from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.offset.mcpc3ds import mcpc3ds as offset
 from qsm_runtime.phantom import simulate_head
+from qsm_runtime.pipeline import reconstruct
+from qsm_runtime.recipe import load as load_recipe
 from qsm_runtime.single_step.network import network as single_step
 from qsm_runtime.units import hz_per_ppm
 from qsm_runtime.unwrap.network import network as unwrap
@@ -70,6 +76,20 @@ def test_residual_rules(made, scene) -> None:
         rules = {"inputs": {"x": {"kind": "none"}}, "outputs": {"y": {"kind": "none"}}, **PLAIN, "residual": residual}
         runtime = made(scaling(0.25), name=residual, **card(normalisation=rules))
         assert np.allclose(inversion(field, mask, GRID, model=residual, runtime=runtime), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mask_after", "outside"), [(False, 2.25), (True, 0.25), ("restored", 0.0)])
+def test_where_the_mask_multiplies(make_model, scene, mask_after, outside) -> None:
+    """Outside the mask the graph gives 4: restored by 0.5 x + 0.25, or masked before or after that."""
+    _, mask = scene
+    rules = {"inputs": {"x": {"kind": "none"}}, "outputs": {"y": {"kind": "affine", "mean": 0.25, "std": 0.5}}}
+    fields = card(normalisation=rules | {"mask_before": False, "mask_after": mask_after, "residual": "none"})
+    net_card = registry.load(make_model("made", scaling(1.0), tests=False, **fields)).card
+    frame = frame_of(net_card, mask, GRID)
+    net = Net(net_card, lambda tensors: {"y": np.full_like(tensors["x"], 4.0)}, frame, {}, 1000.0)
+    found = net({"local_field": np.zeros(frame.shape, np.float32)})["chi"]
+    assert np.allclose(found[frame.mask], 2.25)
+    assert np.allclose(found[~frame.mask], outside)
 
 
 @pytest.mark.parametrize("blend", ["crop", "linear"])
@@ -165,6 +185,20 @@ def test_doubts_warn_or_stop_or_hand_over(made, scene) -> None:
     assert "7" in record["fallback"]["because"]
 
 
+def test_a_fallback_is_for_the_stages_that_have_it(made, scene) -> None:
+    """vsharp is no inversion: a network there warns; at the background it takes over; each stage may have its own."""
+    field, mask = scene
+    domain = ANYWHERE | {"b0_tesla": [7, 7]}
+    runtime = made(scaling(1.0), fallback="vsharp", **card(domain=domain))
+    with pytest.warns(QsmWarning, match="field strength 3 T"):
+        inversion(field, mask, GRID, model="made", runtime=runtime, b0_tesla=B0)
+    fields = card(port("x", "total_field"), port("y", "local_field"), task="background", domain=domain)
+    runtime = made(scaling(0.4), name="removes", fallback="inversion=tkd,background=pdf", **fields)
+    assert (runtime.fallback_of("inversion"), runtime.fallback_of("mask")) == ("tkd", "")
+    with pytest.warns(QsmWarning, match="background by pdf instead"):
+        background(field, mask, GRID, model="removes", runtime=runtime, b0_tesla=B0)
+
+
 def test_what_cannot_be_right_is_refused(made, scene) -> None:
     field, mask = scene
     runtime = made(scaling(1.0), fallback="tkd", **card())
@@ -239,6 +273,19 @@ def test_total_field_and_phase_to_susceptibility(made, scene) -> None:
     assert np.allclose(chi, field * (weights @ (1, 2, 4)) / weights.sum(), atol=1e-6)
     with pytest.raises(MetadataError, match="wrapped phase"):
         single_step(field, mask, GRID, model="phase", runtime=runtime)
+
+
+def test_a_whole_scan_by_a_network_that_takes_phase(made) -> None:
+    """The pipeline hands it the phase less its offset: the graph's result is the phase itself."""
+    head = simulate_head(Grid((40, 48, 40), (4.0, 4.0, 4.0)), seed=1, oversample=1)
+    domain = card(port("x", "wrapped_phase", "rad"), task="phase_to_chi", domain=ANYWHERE)
+    runtime = made(scaling(1.0), **domain)
+    recipe = load_recipe("fast").with_method("single_step", "network").with_option("single_step", "model", "made")
+    recipe = recipe.with_method("reference", "none")
+    result = reconstruct(head.scan, recipe, mask=head.truth.mask, runtime=runtime)
+    phase = offset(head.scan.phase_rad, head.truth.mask, head.scan.grid)
+    inside = result.mask & np.isfinite(phase[0])
+    assert np.abs(result.chi_ppm - phase[0])[inside].max() < 0.05
 
 
 def test_unwrapping_is_congruent(made, scene) -> None:

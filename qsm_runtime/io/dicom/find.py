@@ -108,7 +108,7 @@ class FoundDicom(Found):
             echo_difference=difference,
             source_paths=(*paths.values(), *(image.path for image in mask_images)),
             warnings=warnings,
-            dicom=template_of(first_echo, layout, every),
+            dicom=template_of(stacks.get("magnitude", self.main).echoes[0].frames, layout, every),
             choice=self.reason,
         )
 

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from qsm_runtime.io.dicom.frames import Frame
 from qsm_runtime.io.dicom.geometry import Layout
-from qsm_runtime.io.dicom.header import items
+from qsm_runtime.io.dicom.header import items, texts
 from qsm_runtime.io.dicom.instance import CLASSIC_MR
 from qsm_runtime.io.dicom.read import open_dataset
 
@@ -22,7 +22,7 @@ LARGEST_VALUE = 1 << 16
 
 @dataclass(frozen=True)
 class Template:
-    """frames: of the first echo, in the order of planes. objects: SOP class and instance UID of every object used."""
+    """frames: of the first echo's magnitude, if there is one, in the order of planes; see DicomTemplate."""
 
     frames: tuple[Frame, ...] = field(repr=False)
     layout: Layout
@@ -70,5 +70,9 @@ def _header(dataset: Dataset, frame: Frame) -> Dataset:
         found = items(own, group) or items(shared, group)
         for element in found[0] if found else ():
             header[element.tag] = element
+    kind = next(iter(items(own, 0x00189226) or items(shared, 0x00189226)), Dataset())
+    header.ImageType = texts(kind, 0x00089007) or texts(dataset, 0x00080008)
+    if frame.echo_time_ms is not None:
+        header.EchoTime = frame.echo_time_ms
     header.SOPClassUID = UID(CLASSIC_MR)
     return header

@@ -1,8 +1,11 @@
 """The same array, affine and phase as dcm2niix: its stored results for real scans, and the tool itself where it is
 installed, for made scans of every orientation."""
 
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +19,7 @@ RAD = 1e-6
 
 
 def convert(folder, out):
-    tool = shutil.which("dcm2niix")
+    tool = shutil.which("dcm2niix", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if tool is None:
         pytest.skip("dcm2niix is not installed (pip install dcm2niix)")
     out.mkdir()

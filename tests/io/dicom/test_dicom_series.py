@@ -296,6 +296,9 @@ def test_headers_for_derived_series_carry_no_samples_and_nothing_private(kit):
             assert "PixelData" not in header
             assert not any(tag.is_private for tag in header.keys())  # noqa: SIM118
             assert header.PatientID == "SECRET-1"
+            assert header.ImageType[-1] == "M"
+            assert header.EchoTime == 4
+            assert header.SOPClassUID == "1.2.840.10008.5.1.4.1.1.4"
             assert len(header.ImagePositionPatient) == 3
             assert len(header.ImageOrientationPatient) == 6
             assert "PerFrameFunctionalGroupsSequence" not in header
