@@ -170,7 +170,7 @@ def shares(records: Sequence[Record]) -> Figure | None:
         axis.barh(names, width, left=left, color=colour, hatch=hatch, edgecolor="white", label=what)
     axis.invert_yaxis()
     axis.set(xlabel=f"% of the stage's time ({_row(r)})", xlim=(0, 100))
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
     return figure
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from qsm_runtime.single_step.joint_tv import joint_tv
 from qsm_runtime.single_step.ln_qsm import ln_qsm
+from qsm_runtime.single_step.network import network
 from qsm_runtime.single_step.ss_tv import ss_tv
 from qsm_runtime.single_step.tfi import tfi
 from qsm_runtime.single_step.tgv import tgv
@@ -16,4 +17,5 @@ METHODS: dict[str, Callable] = {
     "tfi": tfi,
     "tgv": tgv,
     "wh_qsm": wh_qsm,
+    "network": network,
 }

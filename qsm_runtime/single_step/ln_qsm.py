@@ -26,7 +26,7 @@ def ln_qsm(
     *,
     regularisation: float | Literal["auto"] = "auto",
     least_norm: float = 5e-4,
-    outlier_sigmas: float = 6.0,
+    outlier_sigmas: float = 1e6,
     steps: int = 8,
     cg_iterations: int = 20,
     reliability: np.ndarray | None = None,
@@ -39,7 +39,8 @@ def ln_qsm(
     mask            bool (x, y, z); nothing of it is lost, its outermost layer is continued from the inside
     regularisation  lambda (ppm mm), or "auto": from the noise of the field
     least_norm      alpha, > 0
-    outlier_sigmas  residual, in robust standard deviations, from which a voxel's weight falls
+    outlier_sigmas  residual, in robust standard deviations, from which a voxel's weight falls; off at 1e6, because
+                    the least-norm term pulls strong sources down and their own voxels would count as outliers
     reliability     inverse standard deviation of the field in 1/ppm; voxels of 0 carry no data
     Raises UsageError for options out of range, ReconstructionError where the mask has no interior.
     """
