@@ -297,7 +297,7 @@ def ports() -> list[Finding]:
             try:
                 trial.bind(("127.0.0.1", port))
             except OSError as error:
-                remedy = "end the program that has it (ss -ltnp), or serve with another --port"
+                remedy = "end the program that has it (ss -ltnp), or serve on another port"
                 found.append(Finding(f"port {name}", "warning", f"127.0.0.1:{port}: {error.strerror}", remedy))
                 continue
         found.append(Finding(f"port {name}", "ok", f"127.0.0.1:{port} is free"))

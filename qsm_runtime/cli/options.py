@@ -63,7 +63,9 @@ Strict = Annotated[
 Fallback = Annotated[
     str | None,
     typer.Option(
-        "--fallback", metavar="METHOD", help="Inversion method for data outside what a network was trained on."
+        "--fallback",
+        metavar="METHOD",
+        help="METHOD or STAGE=METHOD,...: instead of a network outside what it was trained on.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

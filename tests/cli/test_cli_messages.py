@@ -10,6 +10,16 @@ import qsm_runtime
 from qsm_runtime.cli.app import app
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+# of programs that remedies name or that are asked: pip, nvidia-smi, gdcmconv
+FOREIGN = {"--force-reinstall", "--no-cache-dir", "--only-binary", "--query-gpu", "--format", "--raw"}
+
+
+def options(command: object) -> set[str]:
+    """Of a command, or of all within a group."""
+    found = {name for option in command.params for name in option.opts}  # type: ignore[attr-defined]
+    for inner in getattr(command, "commands", {}).values():
+        found |= options(inner)
+    return found
 
 
 def strings(path: Path) -> list[str]:
@@ -18,11 +28,7 @@ def strings(path: Path) -> list[str]:
 
 
 def test_every_option_in_a_message_exists():
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
-    known = {name for command in commands for option in command.params for name in option.opts} | {
-        "--debug",
-        "--version",
-    }
+    known = options(typer.main.get_command(app)) | FOREIGN
     package = Path(qsm_runtime.__file__).parent
     named = {
         (path.relative_to(package).as_posix(), option)
