@@ -165,7 +165,7 @@ def test_port_that_is_taken(monkeypatch):
         found = one(doctor.ports(), "port DICOM")
         assert found.status == "warning"
         assert str(number) in found.said
-        assert "--port" in found.remedy
+        assert "another port" in found.remedy
     assert one(doctor.ports(), "port DICOM").status == "ok"
 
 

@@ -9,6 +9,7 @@ from scipy.ndimage import uniform_filter
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import box_of
+from qsm_runtime.kernels.distance import distance_inside
 from qsm_runtime.kernels.inpaint import inpaint
 from qsm_runtime.kernels.isolated import isolated
 from qsm_runtime.kernels.laplacian import minus_laplacian, minus_laplacian_fourth_order
@@ -24,6 +25,8 @@ RAW_SPIKE_PPM = 0.3  # the same before the background is off
 FILL_PASSES = 8
 RIM_WEIGHT = 0.3  # of the mask's outermost layer, where only the sources' own near field is left to be explained
 SATURATION = 40.0  # of data_weights: lower, a calcification is smeared; higher, voxels near air make streaks
+RIM_SATURATION = 4.0  # the same near the mask's rim, where a steep field is that of air outside and no source's own
+RIM_MM = 6.0  # how far from what is not in the mask that is
 SPIKE_PPM = 0.1  # from most neighbours: more than a vein's field changes over a voxel, less than a wrap
 REGULARISATION_PER_NOISE = 0.28  # lambda over noise times voxel size: a flat optimum on simulated heads
 MODEL_ERROR_PPM = 6e-4  # a voxel is no point dipole: what a noise-free field still leaves unexplained
@@ -102,10 +105,19 @@ def interior_field(
     field = free
     weight[isolated(field, weight > 0, SPIKE_PPM)] = 0
     if reliability is not None:
-        weight = data_weights(reliability[box], weight > 0, SATURATION)
+        weight = _weights(reliability[box], weight > 0, inside, grid.voxel_mm)
     full_field, full_weight = np.zeros((2, *grid.shape), np.float32)
     full_field[box], full_weight[box] = field, weight
     return full_field, full_weight
+
+
+def _weights(
+    reliability: np.ndarray, trusted: np.ndarray, mask: np.ndarray, voxel_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """data_weights of `trusted` voxels: a steep field near the rim is doubted, deep inside it is some source's own."""
+    deep = distance_inside(mask, voxel_mm, limit_mm=RIM_MM) >= RIM_MM
+    near = data_weights(reliability, trusted, RIM_SATURATION)
+    return np.where(deep, data_weights(reliability, trusted, SATURATION), near)
 
 
 def with_rim(weight: np.ndarray, mask: np.ndarray, reliability: np.ndarray | None) -> np.ndarray:
@@ -116,7 +128,7 @@ def with_rim(weight: np.ndarray, mask: np.ndarray, reliability: np.ndarray | Non
     The weight is small because the two are told apart by the near field, which a voxel's dipole gives roughly.
     """
     rim = mask.astype(bool) & ~six_neighbours(mask.astype(bool))
-    trust = rim.astype(np.float32) if reliability is None else data_weights(reliability, rim, SATURATION)
+    trust = rim.astype(np.float32) if reliability is None else data_weights(reliability, rim, RIM_SATURATION)
     return weight + np.float32(RIM_WEIGHT) * trust
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.sphere import six_neighbours
@@ -9,7 +10,15 @@ from qsm_runtime.metrics import lesion_error
 from qsm_runtime.phantom import sphere_field_ppm
 from qsm_runtime.single_step import joint_tv, ln_qsm, tfi
 from qsm_runtime.single_step.levels import Level, coarse_to_fine, count_at
-from qsm_runtime.single_step.prepare import RIM_WEIGHT, finished, with_rim
+from qsm_runtime.single_step.prepare import (
+    RIM_MM,
+    RIM_SATURATION,
+    RIM_WEIGHT,
+    SATURATION,
+    finished,
+    interior_field,
+    with_rim,
+)
 
 SHAPE = (40, 44, 42)
 CENTRE = (19.0, 21.0, 20.0)
@@ -52,7 +61,20 @@ def test_the_rim_weighs_little_and_only_where_trusted():
     reliability[:20] = 0
     weight = with_rim(inside, mask, reliability)
     assert not weight[:20][rim[:20]].any()
-    assert np.allclose(weight[20:][rim[20:]], RIM_WEIGHT, atol=1e-3)
+    assert np.allclose(weight[20:][rim[20:]], RIM_WEIGHT / np.sqrt(1 + RIM_SATURATION**-2), atol=1e-6)
+
+
+def test_noise_is_doubted_more_near_the_rim_than_deep_inside():
+    grid = Grid(SHAPE, (2.0, 1.5, 1.0))
+    mask = ball(15)
+    reliability = np.where(mask, np.float32(100), np.float32(0))
+    noisy = (np.random.default_rng(1).random(SHAPE) < 0.2) & mask
+    reliability[noisy] = 5  # twenty medians of the deviation
+    _, weight = interior_field(np.zeros(SHAPE, np.float32), mask, grid, reliability)
+    deep = distance_transform_edt(mask, grid.voxel_mm) >= RIM_MM
+    near = (weight > 0) & ~deep
+    assert np.allclose(weight[noisy & near], 1 / np.hypot(1, 20 / RIM_SATURATION), atol=1e-5)
+    assert np.allclose(weight[noisy & deep], 1 / np.hypot(1, 20 / SATURATION), atol=1e-5)
 
 
 def test_the_rim_is_continued_harmonically_from_the_inside():
