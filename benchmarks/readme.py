@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsm_runtime import bench
-from qsm_runtime.benching import noise, tables
-from qsm_runtime.benching.tables import Record
+from qsm_runtime.benching import noise
+from qsm_runtime.benching import records as said
+from qsm_runtime.benching.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- latency -->", "<!-- /latency -->"
@@ -20,7 +21,7 @@ BEGIN, END = "<!-- latency -->", "<!-- /latency -->"
 
 def block(records: Sequence[Record]) -> str:
     """The table: a row a recipe and size, warm and cold, at the most threads; then the machine."""
-    records = [r for r in tables.latest(records) if r["status"] == "ok"]
+    records = [r for r in said.latest(records) if r["status"] == "ok" and not said.wrong(r)]
     warm = [r for r in records if r["kind"] == "recipe"]
     most = max((r["case"]["threads"] for r in warm), default=1)
     starts = {
@@ -38,13 +39,13 @@ def block(records: Sequence[Record]) -> str:
             continue
         start = starts.get((case["recipe"], case["size"]))
         cold = "" if start is None else f"{start['time']['median_s']:.1f} s"
-        seconds = f"{r['time']['median_s']:.2g} ± {r['time']['uncertainty_s']:.1g} s{tables.star(r)}"
+        seconds = f"{r['time']['median_s']:.2g} ± {r['time']['uncertainty_s']:.1g} s{said.star(r)}"
         a = r["accuracy"]
         scores = f"{a['xsim_full']:.3f} | {a['correlation']:.3f}" if a else " | "
         peak = "" if r["memory"]["peak_mib"] is None else f"{r['memory']['peak_mib'] / 1024:.2f} GiB"
         matrix = f"{case['size']}, {'×'.join(map(str, r['grid']['shape']))}"
         lines.append(f"| `{case['recipe']}` | {matrix} | {seconds} | {cold} | {peak} | {scores} |")
-    lines += ["", *dict.fromkeys(tables.machine_said(r["environment"]) for r in records)]
+    lines += ["", *dict.fromkeys(said.machine_said(r["environment"]) for r in records)]
     if any(noise.quality(r) for r in warm):
         lines += ["", "\\* taken on a busy or unsteady machine."]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import numpy as np
 from qsm_runtime.errors import InputError, ShapeError
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two axes of an affine still taken as orthogonal
+ROUNDING = 1e-5  # mm of a voxel, and of a unit vector: what an affine in text, float32 or float64 agrees in
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Grid:
                 f"{name}: the affine is sheared (axes {np.degrees(np.arcsin(min(1.0, shear))):.2f} degrees off "
                 "orthogonal); resample the complex images to an orthogonal grid first"
             )
-        return cls(shape, tuple(lengths), tuple(axes[2]))
+        return cls(shape, tuple(_rounded(lengths)), tuple(_rounded(axes[2])))
 
     @property
     def voxel_volume_mm3(self) -> float:
@@ -67,3 +68,11 @@ class Grid:
         """Raise ShapeError unless `array` has this grid's shape."""
         if array.shape != self.shape:
             raise ShapeError(f"{name} has shape {array.shape}, expected {self.shape}")
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """To ROUNDING, so that one scan is one grid whichever format its affine came by.
+
+    Halves are no place to part: sizes such as 220/256 lie there, and neither the last digit of a text nor a float32.
+    """
+    return np.floor(values / ROUNDING + 0.55) * ROUNDING

@@ -1,10 +1,9 @@
 """From a scan to a referenced susceptibility map: the stages of a recipe one after another, on the mask's box.
 
 Progress travels as events; nothing is printed. Arrays given by the caller are never written.
+`measure` is the way to the field, which recipes may share; `reconstruct` goes all the way, or on from there.
 """
 
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,29 +12,22 @@ import numpy as np
 
 from qsm_runtime import stages
 from qsm_runtime.background.repair import repair
-from qsm_runtime.errors import QsmWarning, ReconstructionError, UsageError
+from qsm_runtime.calls import Calls, Event
+from qsm_runtime.errors import ReconstructionError, UsageError
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import padded_shape, plan
 from qsm_runtime.kernels.sphere import six_neighbours
-from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
 
+__all__ = ["EXTRAS", "Event", "Measured", "Result", "forward_field", "measure", "reconstruct", "same_field"]
+
 EXTRAS = ("local", "r2star", "swi")
+TO_FIELD = ("mask", "offset", "unwrap", "field")
 MARGIN_VOXELS = 1  # kept around the mask's box, so that differences at its rim exist
-
-
-@dataclass(frozen=True)
-class Event:
-    """Stage `stage` (its method named) is `fraction` done after `seconds`; fraction 1 ends it."""
-
-    stage: str
-    method: str
-    fraction: float
-    seconds: float
 
 
 @dataclass
@@ -59,48 +51,59 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
 
-class _Run:
-    """Calls stages: supplies the reserved keywords, times, reports, and collects warnings and records."""
+@dataclass(frozen=True)
+class Measured:
+    """The total field of a scan on the box of its mask, and the record of how it was made; see `measure`.
 
-    def __init__(self, recipe: Recipe, progress: Callable[[Event], None] | None) -> None:
-        self.recipe, self.progress = recipe, progress
-        self.supply: dict[str, Any] = {}
-        self.record: dict[str, Any] = {
-            "recipe": recipe.as_dict(),
-            "threads": get_threads(),
-            "seconds": {},
-            "chosen": {},
-        }
-        self.warnings: list[str] = []
+    Arrays are on the box: magnitude float32 (echo, x, y, z), mask bool, total_ppm and reliability float32 (x, y, z).
+    """
 
-    def __call__(self, stage: str, *arguments: Any) -> Any:
-        step = self.recipe.steps[stage]
-        return self.call(stage, step.method, stages.method(stage, step.method), arguments, step.options)
+    scan: Scan
+    crop: tuple[slice, ...]
+    grid: Grid
+    mask: np.ndarray
+    magnitude: np.ndarray
+    total_ppm: np.ndarray
+    reliability: np.ndarray
+    calls: Calls
 
-    def call(self, stage: str, name: str, function: Callable[..., Any], arguments: Sequence[Any], options: Any) -> Any:
-        start = time.perf_counter()
+    def serves(self, recipe: Recipe) -> bool:
+        """Whether `recipe` makes the same field in the same way."""
+        return same_field(recipe, self.calls.recipe)
 
-        def report(fraction: float) -> None:
-            if self.progress:
-                self.progress(Event(stage, name, fraction, time.perf_counter() - start))
 
-        own = {
-            "progress": report,
-            "record": lambda key, value: self.record["chosen"].update({f"{stage}.{key}": value}),
-        }
-        extra = {key: (self.supply | own).get(key) for key in stages.supplied(function)}
-        report(0.0)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", QsmWarning)
-            result = function(*arguments, **extra, **options)
-        self.warn(*(str(w.message) for w in caught))
-        self.record["seconds"][stage] = round(time.perf_counter() - start, 4)
-        report(1.0)
-        return result
+def same_field(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes make the total field, and all that goes with it, in the same way."""
+    same = all(one.steps.get(stage) == other.steps.get(stage) for stage in TO_FIELD)
+    return same and _wants_phase(one) == _wants_phase(other)
 
-    def warn(self, *messages: str) -> None:
-        self.warnings += [m for m in messages if m not in self.warnings]
+
+def measure(
+    scan: Scan,
+    recipe: Recipe,
+    *,
+    mask: np.ndarray | None = None,
+    progress: Callable[[Event], None] | None = None,
+    runtime: Runtime | None = None,
+) -> Measured:
+    """A recipe as far as the total field: arguments and errors as for `reconstruct`."""
+    run = Calls(recipe, progress)
+    if scan.n_not_finite:
+        run.warn(f"{scan.n_not_finite} voxels are not finite and were left out")
+    run.supply = {"echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla, "runtime": runtime}
+    mask = _mask(run, scan, mask)
+
+    # the rest happens on the mask's box
+    whole, lo, hi = scan.grid, *_bounds(mask)
+    crop = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
+    grid = Grid((hi[0] - lo[0], hi[1] - lo[1], hi[2] - lo[2]), whole.voxel_mm, whole.b0_dir)
+    mask = np.ascontiguousarray(mask[crop])
+    magnitude = np.ascontiguousarray(scan.magnitude[(slice(None), *crop)])
+    phase_rad = np.ascontiguousarray(scan.phase_rad[(slice(None), *crop)])
+    run.supply["magnitude"] = magnitude
+    total_ppm, reliability = _field(run, scan, phase_rad, magnitude, mask, grid)
+    run.supply["reliability"] = reliability
+    return Measured(scan, crop, grid, mask, magnitude, total_ppm, reliability, run)
 
 
 def reconstruct(
@@ -112,6 +115,7 @@ def reconstruct(
     extras: Sequence[str] = (),
     progress: Callable[[Event], None] | None = None,
     runtime: Runtime | None = None,
+    measured: Measured | None = None,
 ) -> Result:
     """Susceptibility of a scan by a recipe.
 
@@ -120,38 +124,36 @@ def reconstruct(
     extras    of EXTRAS: maps to make beside
     progress  called with Events
     runtime   how networks are run; None: Runtime()
+    measured  what `measure` gave for this scan and mask, by a recipe that makes the field in the same way: the result
+              is the same, bit for bit, without the stages before
 
     Raises ReconstructionError where a stage cannot give a trustworthy result, UsageError for options.
     """
     for name in extras:
         if name not in EXTRAS:
             raise UsageError(stages.unknown("extra map", name, EXTRAS))
-    run = _Run(recipe, progress)
-    if scan.n_not_finite:
-        run.warn(f"{scan.n_not_finite} voxels are not finite and were left out")
-    run.supply = {"echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla, "runtime": runtime}
-    mask = _mask(run, scan, mask)
-    swi = None
+    if measured is None:
+        measured = measure(scan, recipe, mask=mask, progress=progress, runtime=runtime)
+    elif measured.scan is not scan or not measured.serves(recipe):
+        raise UsageError(f"recipe {recipe.name} cannot go on from the field that was measured: measure it again")
+    run = measured.calls.go_on(recipe, progress)
+    run.supply["runtime"] = runtime
+    crop, grid, mask = measured.crop, measured.grid, measured.mask
+    total_ppm, reliability = measured.total_ppm, measured.reliability
+
+    def back(array: np.ndarray | None) -> Any:
+        if array is None:
+            return None
+        full = np.zeros(scan.grid.shape, array.dtype)
+        full[crop] = array
+        return full
+
+    swi = r2star_per_s = None
     if "swi" in extras:
-        swi = _contrast(run, "swi", scan.magnitude, scan.phase_rad, mask, scan.grid)
-
-    # the rest happens on the mask's box
-    whole, lo, hi = scan.grid, *_bounds(mask)
-    crop = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
-    grid = Grid((hi[0] - lo[0], hi[1] - lo[1], hi[2] - lo[2]), whole.voxel_mm, whole.b0_dir)
-    mask = np.ascontiguousarray(mask[crop])
-    magnitude = np.ascontiguousarray(scan.magnitude[(slice(None), *crop)])
-    phase_rad = np.ascontiguousarray(scan.phase_rad[(slice(None), *crop)])
-    run.supply["magnitude"] = magnitude
-
-    r2star_per_s = None
+        swi = _contrast(run, "swi", scan.magnitude, scan.phase_rad, back(mask), scan.grid)
     if "r2star" in extras or recipe.steps["reference"].method == "csf":
-        r2star_per_s = _contrast(run, "r2star", magnitude, mask, grid)
+        r2star_per_s = _contrast(run, "r2star", measured.magnitude, mask, grid)
         run.supply["r2star_per_s"] = r2star_per_s
-    total_ppm, reliability = _field(run, scan, phase_rad, magnitude, mask, grid)
-    del phase_rad
-    run.supply["reliability"] = reliability
-
     local_ppm = None
     if "single_step" in recipe.steps:
         chi_ppm = run("single_step", total_ppm, mask, grid)
@@ -174,13 +176,6 @@ def reconstruct(
         "value_ppm": float(value_ppm),
         "voxels": int(n_voxels),
     }
-
-    def back(array: np.ndarray | None) -> Any:
-        if array is None:
-            return None
-        full = np.zeros(whole.shape, array.dtype)
-        full[crop] = array
-        return full
 
     return Result(
         back(chi_ppm),
@@ -205,7 +200,7 @@ def forward_field(chi_ppm: np.ndarray, grid: Grid) -> np.ndarray:
     return np.ascontiguousarray(field[:nx, :ny, :nz])
 
 
-def _mask(run: _Run, scan: Scan, mask: np.ndarray | None) -> np.ndarray:
+def _mask(run: Calls, scan: Scan, mask: np.ndarray | None) -> np.ndarray:
     if mask is None:
         mask = run("mask", scan.magnitude, scan.phase_rad, scan.grid)
     else:
@@ -219,21 +214,25 @@ def _mask(run: _Run, scan: Scan, mask: np.ndarray | None) -> np.ndarray:
 
 
 def _field(
-    run: _Run, scan: Scan, phase_rad: np.ndarray, magnitude: np.ndarray, mask: np.ndarray, grid: Grid
+    run: Calls, scan: Scan, phase_rad: np.ndarray, magnitude: np.ndarray, mask: np.ndarray, grid: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
     if scan.n_echoes == 1 and run.recipe.steps["offset"].method != "none":
         run.warn("a single echo: its phase offset cannot be told from the field and is left in")
     else:
         phase_rad = run("offset", phase_rad, mask, grid)
-    last = run.recipe.steps.get("single_step")
-    if last is not None and "phase_rad" in stages.supplied(stages.method("single_step", last.method)):
+    if _wants_phase(run.recipe):
         run.supply["phase_rad"] = phase_rad  # a network may start from the wrapped phase
     phase_rad = run("unwrap", phase_rad, mask, grid)
     total_ppm, reliability = run("field", phase_rad, magnitude, scan.echo_times_s, scan.b0_tesla, mask, grid)
     return total_ppm, reliability
 
 
-def _contrast(run: _Run, name: str, *arguments: Any) -> Any:
+def _wants_phase(recipe: Recipe) -> bool:
+    last = recipe.steps.get("single_step")
+    return last is not None and "phase_rad" in stages.supplied(stages.method("single_step", last.method))
+
+
+def _contrast(run: Calls, name: str, *arguments: Any) -> Any:
     from qsm_runtime import contrast
 
     return run.call(name, name, contrast.METHODS[name], arguments, {})

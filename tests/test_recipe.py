@@ -38,8 +38,8 @@ def test_packaged_recipes_load_and_describe_themselves(name: str) -> None:
         assert stage not in loaded.used or set(table[stage]) == {"method", *known}
 
 
-def test_the_three_promised_recipes_are_there() -> None:
-    assert {"fast", "default", "best"} <= set(recipe.names())
+def test_the_promised_recipes_are_there() -> None:
+    assert {"fast", "default", "best", "network", "hybrid"} <= set(recipe.names())
 
 
 def test_methods_and_options_are_replaced_not_changed() -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from export.train import fit, losses, make_data, scenes, ship, simulate
+from export.train import fit, losses, make_data, scenes, ship, simulate, totals
 from export.train.dipole_net import MULTIPLE, DipoleNet, Loop, convolve, dipole
 from export.train.unpaired import Unpaired
 from qsm_runtime.grid import Grid
 from qsm_runtime.metrics import correlation
 from qsm_runtime.metrics import xsim as host_xsim
+from qsm_runtime.networks import joint_proximal
 from qsm_runtime.networks.learned_proximal import CHANNELS, learned_proximal, prepare, refine
 
 
@@ -59,20 +60,39 @@ def field_case(shape=(41, 36, 30), voxel_mm=(1.0, 1.3, 2.0), b0_dir=(0.3, -0.2, 
     return field, mask, grid, reliability
 
 
+def tensors(p):
+    """A prepared sample as fit.load has it."""
+    s = {
+        "field": p.field, "weight2": p.weight2, "kept2": p.kept2, "deviation": p.deviation, "start": p.start,
+        "mask": p.mask, "fft_shape": p.box.fft_shape, "voxel_mm": p.grid.voxel_mm, "b0_dir": p.grid.b0_dir,
+    }  # fmt: skip
+    return {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in s.items()}
+
+
 def test_host_loop_is_the_torch_loop(net):
     field, mask, grid, reliability = field_case((40, 32, 24))
     mask[[0, -1], 16, 12] = mask[20, [0, -1], 12] = mask[20, 16, [0, -1]] = True  # its box is the grid, as in a frame
     p = prepare(field, mask, grid, reliability=reliability)
     found = refine(p, as_host(net))
-    s = {
-        "field": p.field, "weight2": p.weight2, "kept2": p.kept2, "deviation": p.deviation, "start": p.start,
-        "mask": p.mask, "fft_shape": p.box.fft_shape, "voxel_mm": grid.voxel_mm, "b0_dir": grid.b0_dir,
-    }  # fmt: skip
-    tensors = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in s.items()}
     with torch.no_grad():
-        wanted = Loop(net, half=False)(tensors)[-1].numpy()
+        wanted = Loop(net, half=False)(tensors(p))[-1].numpy()
     assert np.abs(wanted - p.start).max() > 1e-3  # the network did something
     assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_host_loop_is_the_torch_loop_with_sources_outside(net):
+    field, mask, grid, reliability = field_case((40, 32, 24))
+    mask[[0, -1], 16, 12] = mask[20, [0, -1], 12] = mask[20, 16, [0, -1]] = True
+    field += 0.3 * np.linspace(-1, 1, 40, dtype=np.float32)[:, None, None] * mask
+    p = joint_proximal.prepare(field, mask, grid, reliability=reliability)
+    found = joint_proximal.joint_proximal(field, mask, grid, as_host(net), reliability=reliability)
+    with torch.no_grad():
+        maps = Loop(net, half=False, **fit.SCHEMES["total"])(tensors(p), joint_proximal.PASSES)
+        alone = Loop(net, half=False, **{**fit.SCHEMES["total"], "free_steps": 0})(tensors(p), joint_proximal.PASSES)
+    wanted, size = maps[-1].numpy(), float(maps[-1].abs().max())
+    assert np.abs(wanted - p.start).max() > 1e-3
+    assert np.abs(found - wanted).max() < 1e-3 * size
+    assert np.abs(alone[-1].numpy() - wanted).max() > 1e-2 * size  # the sources outside do something
 
 
 def test_result_scales_with_the_field(net):
@@ -118,8 +138,20 @@ def test_sample_is_reproducible_and_consistent():
     assert correlation(one.prepared.start[mask], one.chi_ppm[mask]) > 0.4
 
 
+def test_total_sample_has_its_background_taken_off():
+    def make():
+        rng = np.random.default_rng(13)
+        return totals.shape_sample(rng, scenes.shapes(rng, 40))
+
+    one, two = make(), make()
+    assert np.array_equal(one.prepared.start, two.prepared.start)
+    mask = one.prepared.mask
+    assert (one.chi_ppm[~mask] == 0).all()
+    assert correlation(one.prepared.start[mask], one.chi_ppm[mask]) > 0.3
+
+
 def test_training_heads_are_not_the_held_out_ones():
-    assert all(seed < scenes.FIRST_SEED for seed in scenes.HELD_OUT_SEEDS)
+    assert all(seed < scenes.FIRST_SEED < totals.FIRST_HEAD for seed in scenes.HELD_OUT_SEEDS)
 
 
 def test_xsim_is_that_of_the_metrics():
@@ -156,7 +188,7 @@ def test_unpaired_loss_does_not_see_the_truth(folder):
     assert last < first  # the critic tells them apart better
 
 
-@pytest.mark.parametrize("options", [[], ["--unpaired"]])
+@pytest.mark.parametrize("options", [[], ["--unpaired"], ["--scheme", "total"]])
 def test_training_resumes(folder, tmp_path, monkeypatch, options):
     def train(steps):
         words = ["fit", str(folder), str(tmp_path), "--steps", str(steps), "--every", "1", *options]
@@ -171,9 +203,20 @@ def test_training_resumes(folder, tmp_path, monkeypatch, options):
     assert any(not torch.equal(kept["net"][k], again["net"][k]) for k in kept["net"])
 
 
-def test_ships_as_onnx_with_a_card(net, tmp_path, monkeypatch):
+def test_another_run_begins_from_a_checkpoint(folder, tmp_path):
+    first = fit.Run(tmp_path, 1e-3, 1, False)
+    first.keep()
+    second = fit.Run(tmp_path / "other", 1e-3, 2, False, "total")
+    second.begin_from(tmp_path / "latest.pt")
+    for one, other in zip(first.mean.parameters(), second.net.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ship.CARDS)
+def test_ships_as_onnx_with_a_card(tmp_path, monkeypatch, name):
     torch.save({"mean": DipoleNet().state_dict()}, tmp_path / "latest.pt")
-    monkeypatch.setattr("sys.argv", ["ship", str(tmp_path / "latest.pt"), "-o", str(tmp_path / "out")])
+    words = ["ship", str(tmp_path / "latest.pt"), "--name", name, "-o", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
     assert ship.main() == 0  # compares with torch at two unequal sizes
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"dipole.onnx", "dipole.json"}
-    assert (tmp_path / "out" / "dipole.onnx").stat().st_size < 10e6
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {f"{name}.onnx", f"{name}.json"}
+    assert (tmp_path / "out" / f"{name}.onnx").stat().st_size < 10e6

@@ -78,18 +78,62 @@ def convolve(x: Tensor, real_filter: Tensor, shape: tuple[int, int, int]) -> Ten
     return torch.fft.irfftn(torch.fft.rfftn(x, s=shape) * real_filter, s=shape)[:nx, :ny, :nz]
 
 
-class Loop(nn.Module):
-    """The unrolled scheme; `forward` gives the map after each pass. Gradients flow through the last pass alone."""
+def free_field(
+    residual: Tensor, weight2: Tensor, mask: Tensor, d: Tensor, shape: tuple[int, int, int], steps: int
+) -> Tensor:
+    """Field of sources outside the mask that explains the residual: networks/joint_proximal.FreeSources."""
+    nx, ny, nz = residual.shape
+    outside = torch.ones(shape)
+    outside[:nx, :ny, :nz] = 1 - mask
 
-    def __init__(self, net: DipoleNet, ridge: float = RIDGE, half: bool = True) -> None:
+    def field(q: Tensor) -> Tensor:
+        return torch.fft.irfftn(torch.fft.rfftn(q) * d, s=shape)[:nx, :ny, :nz]
+
+    def adjoint(r: Tensor) -> Tensor:
+        return torch.fft.irfftn(torch.fft.rfftn(weight2 * r, s=shape) * d, s=shape) * outside
+
+    with torch.no_grad():
+        h, r = torch.zeros_like(residual), residual
+        s = adjoint(r)
+        way, size = s, (s * s).sum()
+        for k in range(steps):
+            made = field(way)
+            a = size / (weight2 * made * made).sum().clamp(min=1e-30)
+            h = h + a * made
+            if k + 1 < steps:
+                r = r - a * made
+                s = adjoint(r)
+                size, old = (s * s).sum(), size
+                way = s + size / old.clamp(min=1e-30) * way
+    return h
+
+
+class Loop(nn.Module):
+    """The unrolled scheme; `forward` gives the map after each pass. Gradients flow through the last pass alone.
+
+    level_step  share of the level's step that is taken
+    free_steps  conjugate-gradient steps for sources outside the mask after each pass (networks/joint_proximal.py);
+                0: the field is a local one. No gradient flows through them.
+    """
+
+    def __init__(
+        self,
+        net: DipoleNet,
+        ridge: float = RIDGE,
+        half: bool = True,
+        data_ridge: float = DATA_RIDGE,
+        level_step: float = LEVEL_STEP,
+        free_steps: int = 0,
+    ) -> None:
         super().__init__()
         self.net, self.ridge, self.half = net, ridge, half
+        self.data_ridge, self.level_step, self.free_steps = data_ridge, level_step, free_steps
 
     def forward(self, s: dict[str, Tensor], passes: int = PASSES) -> list[Tensor]:
-        mask, x = s["mask"], s["start"]
+        mask, x, field = s["mask"], s["start"], s["field"]
         shape = tuple(int(n) for n in s["fft_shape"])
         d = dipole(shape, s["voxel_mm"], s["b0_dir"])  # type: ignore[arg-type]
-        step, close = d / (d * d + self.ridge), d / (d * d + DATA_RIDGE)
+        step, close = d / (d * d + self.ridge), d / (d * d + self.data_ridge)
         size = (x.abs().sum() / mask.sum()) * mask
         pad = [p for n in reversed(x.shape) for p in (0, -n % MULTIPLE)]
         nx, ny, nz = x.shape
@@ -99,14 +143,14 @@ class Loop(nn.Module):
 
         def levelled(x: Tensor) -> tuple[Tensor, Tensor]:
             y = convolve(x, d, shape)  # type: ignore[arg-type]
-            level = LEVEL_STEP * (weighted * (s["field"] - y)).sum() / power
+            level = self.level_step * (weighted * (field - y)).sum() / power
             return x + level * mask, y + level * edge
 
         out = []
         x, y = levelled(x)
         for k in range(passes):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k == passes - 1):
-                residual = s["field"] - y
+                residual = field - y
                 h = convolve(s["weight2"] * residual, step, shape) * mask  # type: ignore[arg-type]
                 g = convolve(s["kept2"] * residual, d, shape) * mask  # type: ignore[arg-type]
                 seen = F.pad(torch.stack((x, h, g, s["deviation"], size))[None], pad)
@@ -114,7 +158,11 @@ class Loop(nn.Module):
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.half):  # 6 x as fast with AVX512_BF16
                     change = self.net(seen)[0, 0, :nx, :ny, :nz]
                 x = x + change.float() * mask
-                residual = s["weight2"] * (s["field"] - convolve(x, d, shape))  # type: ignore[arg-type]
-                x, y = levelled(x + convolve(residual, close, shape) * mask)  # type: ignore[arg-type]
+                residual = field - convolve(x, d, shape)  # type: ignore[arg-type]
+                if self.free_steps:
+                    found = free_field(residual.detach(), s["weight2"], mask, d, shape, self.free_steps)  # type: ignore[arg-type]
+                    field, residual = field - found, residual - found
+                x = x + convolve(s["weight2"] * residual, close, shape) * mask  # type: ignore[arg-type]
+                x, y = levelled(x)
             out.append(x)
         return out

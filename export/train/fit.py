@@ -18,11 +18,18 @@ from export.train.dipole_net import DipoleNet, Loop
 from export.train.losses import loss, xsim
 from export.train.unpaired import Unpaired
 from qsm_runtime.kernels.weights import SATURATION
+from qsm_runtime.networks import joint_proximal as joint
 from qsm_runtime.networks.learned_proximal import PASSES
 
 WARM_UP = 100
 DECAY = 0.995  # of the running mean of weights
 REPORT = 25  # steps
+YOUNG = 0.2  # of the steps: one pass only
+SCHEMES: dict[str, dict[str, float]] = {
+    "dipole": {},
+    "total": {"data_ridge": joint.DATA_RIDGE, "level_step": 0.0, "free_steps": joint.FREE_STEPS},
+}
+MOST_PASSES = {"dipole": PASSES, "total": joint.PASSES}
 
 
 def load(path: Path) -> dict[str, Tensor]:
@@ -66,17 +73,17 @@ def rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * min(1, done)))))
 
 
-def passes_at(step: int, steps: int) -> int:
-    """One pass while the network is young, then one and two by turns: the weights are shared."""
-    return 1 if step < 0.2 * steps or step % 2 else PASSES
+def passes_at(step: int, young: float, most: int) -> int:
+    """One pass before step `young`, then one to `most` by turns: the weights are shared."""
+    return 1 if step < young else most - step % most
 
 
-def validate(loop: Loop, folder: Path | None) -> dict[str, list[float]]:
+def validate(loop: Loop, folder: Path | None, passes: int) -> dict[str, list[float]]:
     out = {}
     for path in sorted(folder.glob("*.npz")) if folder else []:
         s = load(path)
         with torch.no_grad():
-            maps = [s["start"], *loop(s)]
+            maps = [s["start"], *loop(s, passes)]
         inside = s["mask"] > 0
         t = s["chi"][inside]
         row = []
@@ -90,14 +97,15 @@ def validate(loop: Loop, folder: Path | None) -> dict[str, list[float]]:
 class Run:
     """A training run: network, running mean of its weights, optimiser, step; kept in `folder`/latest.pt."""
 
-    def __init__(self, folder: Path, peak: float, seed: int, unpaired: bool) -> None:
+    def __init__(self, folder: Path, peak: float, seed: int, unpaired: bool, scheme: str = "dipole") -> None:
         torch.manual_seed(seed)
         self.net = DipoleNet().to(memory_format=torch.channels_last_3d)
         self.mean = copy.deepcopy(self.net)
-        self.loop, self.mean_loop = Loop(self.net), Loop(self.mean)
+        self.loop, self.mean_loop = (Loop(net, **SCHEMES[scheme]) for net in (self.net, self.mean))  # type: ignore[arg-type]
         self.optimiser = torch.optim.Adam(self.net.parameters(), peak, betas=(0.9, 0.99))
         self.unpaired = Unpaired() if unpaired else None
-        self.peak, self.seed, self.step = peak, seed, 0
+        self.peak, self.seed, self.step, self.young = peak, seed, 0, YOUNG
+        self.most_passes = MOST_PASSES[scheme]
         self.latest = folder / "latest.pt"
         if self.latest.exists():
             kept = torch.load(self.latest, weights_only=True)
@@ -106,6 +114,14 @@ class Run:
             if self.unpaired is not None:
                 self.unpaired.load(kept["unpaired"])
             self.step = kept["step"]
+
+    def begin_from(self, checkpoint: Path) -> None:
+        """Another run's mean weights, where this one has none of its own yet."""
+        if self.step == 0:
+            kept = torch.load(checkpoint, weights_only=True)["mean"]
+            self.net.load_state_dict(kept)
+            self.mean.load_state_dict(kept)
+        self.young = 0.0
 
     @staticmethod
     def _parts() -> tuple[str, str, str]:
@@ -125,7 +141,7 @@ class Run:
         s = even(turned(load(files[int(rng.integers(len(files)))]), rng))
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.step, steps, self.peak)
-        maps = self.loop(s, passes_at(self.step, steps))
+        maps = self.loop(s, passes_at(self.step, self.young * steps, self.most_passes))
         if self.unpaired is None:
             total, terms = loss(maps[-1], s)
         else:
@@ -153,6 +169,8 @@ def main() -> int:
     p.add_argument("run", type=Path)
     p.add_argument("--steps", type=int, default=9000)
     p.add_argument("--rate", type=float, default=1e-3)
+    p.add_argument("--scheme", choices=SCHEMES, default="dipole")
+    p.add_argument("--begin", type=Path, help="checkpoint of another run to start from")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--validation", type=Path)
     p.add_argument("--every", type=int, default=150, help="steps between checkpoints")
@@ -161,7 +179,9 @@ def main() -> int:
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     a.run.mkdir(parents=True, exist_ok=True)
-    run = Run(a.run, a.rate, a.seed, a.unpaired)
+    run = Run(a.run, a.rate, a.seed, a.unpaired, a.scheme)
+    if a.begin is not None:
+        run.begin_from(a.begin)
     start, terms = time.time(), []
     while run.step < a.steps:
         files = sorted(a.samples.glob("?????_?.npz"))
@@ -174,7 +194,10 @@ def main() -> int:
             terms = []
         if run.step % a.every == 0 or run.step == a.steps:
             run.keep()
-            print(json.dumps({"step": run.step, "validation": validate(run.mean_loop, a.validation)}), flush=True)
+            print(
+                json.dumps({"step": run.step, "validation": validate(run.mean_loop, a.validation, run.most_passes)}),
+                flush=True,
+            )
     return 0
 
 

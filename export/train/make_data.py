@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.train import scenes
+from export.train import scenes, totals
 from export.train.simulate import Sample, sample
 
 SIDES = (56, 64, 72, 88)
@@ -30,6 +30,18 @@ def group(index: int, labels: Path | None) -> list[Sample]:
     else:
         found = [scenes.labelled(rng, labels, min(side, 72))]
     return [s for s in (sample(rng, scene) for scene in found) if s is not None]
+
+
+def total_group(index: int, labels: Path | None) -> list[Sample]:
+    """The same with total fields: a whole head and two pieces of it, or one scene between sources."""
+    rng = np.random.default_rng((20250, index))
+    kind = index % 6
+    if kind < 4:
+        return totals.head_samples(rng, index, 2)
+    side = int(rng.choice(SIDES[:3]))
+    scene = scenes.shapes(rng, side) if kind == 4 or labels is None else scenes.labelled(rng, labels, side)
+    found = totals.shape_sample(rng, scene)
+    return [] if found is None else [found]
 
 
 def save(path: Path, s: Sample) -> None:
@@ -57,10 +69,11 @@ def main() -> int:
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--last", type=int, default=400)
     p.add_argument("--labels", type=Path, help="label image of a head: 2 white, 3 grey matter, 4 fluid")
+    p.add_argument("--totals", action="store_true", help="total fields, for the network total")
     a = p.parse_args()
     a.folder.mkdir(parents=True, exist_ok=True)
     for index in range(a.first, a.last):
-        for part, s in enumerate(group(index, a.labels)):
+        for part, s in enumerate((total_group if a.totals else group)(index, a.labels)):
             save(a.folder / f"{index:05d}_{part}.npz", s)
     return 0
 

@@ -1,6 +1,6 @@
-"""Weights of a training run as models/dipole.onnx with its card and self-tests.
+"""Weights of a training run as models/dipole.onnx or models/total.onnx, with card and self-tests.
 
-python -m export.train.ship RUN/latest.pt -o models
+python -m export.train.ship RUN/latest.pt --name dipole -o models
 """
 
 import argparse
@@ -12,6 +12,7 @@ import torch
 from export import package
 from export.cards import NONE, Values, card, normalisation, port, size
 from export.train.dipole_net import MULTIPLE, DipoleNet
+from qsm_runtime.networks import joint_proximal as joint
 from qsm_runtime.networks.learned_proximal import CHANNELS, ITERATIONS, PASSES, RIDGE
 
 BYTES_PER_VOXEL = 60.0  # peak of a run: 51 at 160 x 192 x 160 on the CPU provider
@@ -28,10 +29,10 @@ DOMAIN: Values = {
 }
 
 
-def dipole_card() -> Values:
-    """The card of `dipole`, but for what package.write fills in."""
+def proximal_card(name: str, task: str, title: str, anatomy: str, domain: Values, physics: Values) -> Values:
+    """All of a card but what package.write fills in."""
     return card(
-        "dipole", "inversion", "dipole: local field to susceptibility, TV start and a learned proximal network",
+        name, task, f"{name}: {title}",
         "qsm_runtime; scheme after Lai 2020, doi:10.1007/978-3-030-59713-9_13, and Adler 2018, "
         "doi:10.1109/TMI.2018.2799231",
         [port("seen", "stack", "1", channels=[(name, "ppm") for name in CHANNELS])], [port("change", "chi", "ppm")],
@@ -41,10 +42,27 @@ def dipole_card() -> Values:
         patching={
             "allowed": True, "patch": None, "crop": [REACH] * 3, "overlap": [MULTIPLE] * 3, "blend": "linear",
         },
-        domain=DOMAIN, anatomy="simulated heads, a labelled head and shapes of no anatomy; lesions of either sign",
-        spdx="MIT", redistributable=True,
-        physics={"scheme": "learned_proximal", "passes": PASSES, "weight": RIDGE, "cg_steps": ITERATIONS},
+        domain=domain, anatomy=anatomy, spdx="MIT", redistributable=True, physics=physics,
     )  # fmt: skip
+
+
+def dipole_card() -> Values:
+    return proximal_card(
+        "dipole", "inversion", "local field to susceptibility, TV start and a learned proximal network",
+        "simulated heads, a labelled head and shapes of no anatomy; lesions of either sign", DOMAIN,
+        {"scheme": "learned_proximal", "passes": PASSES, "weight": RIDGE, "cg_steps": ITERATIONS},
+    )  # fmt: skip
+
+
+def total_card() -> Values:
+    return proximal_card(
+        "total", "single_step", "total field to susceptibility, joint_tv start and a learned proximal network",
+        "simulated heads with air and neck, parts of them, a labelled head and shapes between sources", DOMAIN,
+        {"scheme": "joint_proximal", "passes": joint.PASSES, "weight": RIDGE, "cg_steps": joint.ITERATIONS},
+    )  # fmt: skip
+
+
+CARDS = {"dipole": dipole_card, "total": total_card}
 
 
 def trained(path: Path) -> DipoleNet:
@@ -58,8 +76,9 @@ def main() -> int:
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     p.add_argument("checkpoint", type=Path)
     p.add_argument("-o", "--out", type=Path, default=Path("models"))
+    p.add_argument("--name", choices=CARDS, default="dipole")
     a = p.parse_args()
-    made = package.write(a.out, trained(a.checkpoint), dipole_card())
+    made = package.write(a.out, trained(a.checkpoint), CARDS[a.name]())
     print(f"{a.out / made.file.name}: sha256 {made.file.sha256[:12]}, equal to torch at two sizes")
     return 0
 

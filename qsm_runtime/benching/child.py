@@ -96,17 +96,25 @@ class _Sessions:
         session._make = timed  # type: ignore[assignment]
 
 
+def _warm(case: dict[str, Any]) -> dict[str, Any]:
+    from qsm_runtime.benching import warm, warm_network
+
+    kinds = {
+        "recipe": warm.recipe,
+        "model": warm_network.model,
+        "method": warm.method,
+        "machine": warm.machine_rates,
+    }
+    return kinds[case["kind"]](case)
+
+
 def main(began: float) -> None:
     """Measure the case that is this process's argument."""
-    case = json.loads(sys.argv[1])
-    if case["kind"] == "cold":
-        record = cold(case, began)
-    else:
-        from qsm_runtime.benching import warm
-        from qsm_runtime.errors import QsmError
+    from qsm_runtime.errors import QsmError
 
-        try:
-            record = warm.KINDS[case["kind"]](case)
-        except QsmError as error:
-            record = {"status": "refused", "error": str(error)}
+    case = json.loads(sys.argv[1])
+    try:
+        record = cold(case, began) if case["kind"] == "cold" else _warm(case)
+    except QsmError as error:
+        record = {"status": "refused", "error": str(error)}
     sys.stdout.write(json.dumps(record, default=float) + "\n")

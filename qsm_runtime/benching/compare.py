@@ -1,15 +1,21 @@
-"""Machines side by side, this build against an earlier one, and which recipe fits a budget."""
+"""Machines side by side, and this build against an earlier one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qsm_runtime.benching import noise, tables
-from qsm_runtime.benching.tables import Record, Table
+import numpy as np
+
+from qsm_runtime.benching import noise, records
+from qsm_runtime.benching.records import Record
+from qsm_runtime.benching.tables import STARRED, Table
 
 TOLERANCE, SIGMAS = 0.10, 2.0  # a slowdown below the first is none; `doubt` is two standard errors already
 TIMED = ("recipe", "model", "method", "cold")
 ACCURACY_LOSS, MEMORY_GROWTH = 0.005, 0.15
+STAGE_SHARE = 0.05  # a stage is named as a cause where it grew by so much of the whole
+
+Named = Mapping[str, Sequence[Record]]
 
 
 @dataclass(frozen=True)
@@ -26,33 +32,86 @@ class Verdict:
     said: str
 
 
-def side_by_side(named: Mapping[str, Sequence[Record]]) -> Table:
-    """Median seconds of every case on each machine; the ratio is to the first that has it."""
+def side_by_side(named: Named) -> Table:
+    """Median seconds of every case on each machine; the ratio is to the first that has it.
+
+    Machines of unequal cores meet at `all` of theirs. ≈ marks a ratio that noise explains.
+    """
+    cores = {r["environment"]["cores"] for found in named.values() for r in found}
     order: dict[str, Record] = {}
     cells: dict[str, dict[str, Record]] = {}
-    for name, records in named.items():
-        for record in tables.latest(records):
-            if record["kind"] in TIMED and record["status"] == "ok":
-                key = _across(record)
+    for name, found in named.items():
+        for record in records.latest(found):
+            if record["kind"] in TIMED:
+                key = _across(record, len(cores) == 1)
                 order.setdefault(key, record)
                 cells.setdefault(key, {})[name] = record
-    rows = []
+    rows, pairs, agreed = [], 0, 0
     for key, record in order.items():
-        row = [tables.name_of(record), record["case"]["size"], tables.place_of(record), str(record["case"]["threads"])]
-        first: float | None = None
+        row = [records.name_of(record), record["case"]["size"], records.place_of(record)]
+        row.append(_threads(record, len(cores) == 1))
+        first: Record | None = None
         for name in named:
-            found = cells[key].get(name)
-            if found is None:
-                row.append("")
-                continue
-            median = found["time"]["median_s"]
-            ratio = "" if first is None else f" (×{median / first:.2f})"
-            first = median if first is None else first
-            row.append(f"{tables.seconds(median)}{tables.star(found)}{ratio}")
-        rows.append((*row, tables.accuracy_of(record)))
+            found_here = cells[key].get(name)
+            row.append(_cell(found_here, first))
+            if found_here is not None and found_here["status"] == "ok":
+                if first is not None:
+                    pairs, agreed = pairs + 1, agreed + explained(found_here, first)
+                first = first or found_here
+        rows.append((*row, "" if first is None else records.accuracy_of(first)))
     columns = ("what", "size", "place", "threads", *named, "accuracy")
-    note = "Median seconds; × is to the first column with a time. * taken on a busy or unsteady machine."
+    note = "Median seconds; × is to the first column with a time, ≈ where what the runs may be off by explains it"
+    note += f" ({agreed} of {pairs} ratios). {STARRED}"
     return Table("Machines side by side", columns, rows, note)
+
+
+def _cell(record: Record | None, first: Record | None) -> str:
+    if record is None:
+        return ""
+    if record["status"] != "ok":
+        return str(record["status"]).replace("_", " ")
+    text = records.median(record)
+    if first is None:
+        return text
+    ratio = record["time"]["median_s"] / max(first["time"]["median_s"], 1e-9)
+    text += f" (×{ratio:.2f}{' ≈' if explained(record, first) else ''})"
+    was, now = (_xsim(r) for r in (first, record))
+    return f"{text}, XSIM {now:.3f}" if abs(now - was) > ACCURACY_LOSS else text
+
+
+def explained(a: Record, b: Record) -> bool:
+    """Whether two medians differ by no more than what they may be off by together."""
+    x, y = a["time"]["median_s"], b["time"]["median_s"]
+    return bool(abs(x - y) <= np.hypot(x * noise.doubt(a), y * noise.doubt(b)))
+
+
+def bounds_beside(named: Named) -> Table:
+    """What bounds each machine at its most threads: bandwidth and transforms."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for name, found in named.items():
+        rated = [r for r in records.latest(found) if r["kind"] == "machine" and r["status"] == "ok"]
+        for r in rated[-1:]:  # threads are counted upwards
+            rows.setdefault(("copy GB/s", ""), {})[name] = f"{r['rates']['copy_gb_per_s']:.1f}{records.star(r)}"
+            for one in r["rates"]["shapes"]:
+                size = "×".join(map(str, one["shape"]))
+                pair_ms = 1000 * float(np.median(one["fft_pair_s"]))
+                rows.setdefault(("FFT pair ms", size), {})[name] = f"{pair_ms:.1f}{records.star(r)}"
+                rows.setdefault(("convolutions/s", size), {})[name] = f"{one['convolutions_per_s']:.1f}"
+    made = [(*key, *(cells.get(name, "") for name in named)) for key, cells in rows.items()]
+    return Table("What bounds them", ("what", "size", *named), made, "At the most threads of each.")
+
+
+def same_machine(new: Sequence[Record], old: Sequence[Record]) -> bool:
+    """Whether both come from one kind of machine, so that their seconds can be held against each other."""
+    kinds = [{(r["environment"]["cpu"], r["environment"]["cores"]) for r in one} for one in (new, old)]
+    return kinds[0] == kinds[1]
+
+
+def unmeasured(new: Sequence[Record], baseline: Sequence[Record]) -> list[str]:
+    """Cases of the baseline that were not measured again."""
+    again = {records.key_of(r) for r in new}
+    missing = [r for r in records.latest(baseline) if r["kind"] in TIMED and r["status"] == "ok"]
+    return [_name(r) for r in missing if records.key_of(r) not in again]
 
 
 def check(new: Sequence[Record], baseline: Sequence[Record], tolerance: float = TOLERANCE) -> list[Verdict]:
@@ -60,106 +119,75 @@ def check(new: Sequence[Record], baseline: Sequence[Record], tolerance: float = 
 
     margin = tolerance, or the doubts about both medians together where they are more.
     """
-    again = {tables.key_of(r): r for r in tables.latest(new)}
+    again = {records.key_of(r): r for r in records.latest(new)}
     verdicts = []
-    for old in tables.latest(baseline):
-        found = again.get(tables.key_of(old))
+    for old in records.latest(baseline):
+        found = again.get(records.key_of(old))
         if found is None or old["status"] != "ok" or old["kind"] not in TIMED:
             continue
-        where = f"{old['case']['size']}, {tables.threads_said(old['case']['threads'])}"
-        name = f"{tables.name_of(old)} ({where})"
         if found["status"] != "ok":
-            verdicts.append(Verdict(name, None, tolerance, True, f"{found['status']}: {found.get('error')}"))
+            said = f"{found['status']}: {found.get('error')}"
+            verdicts.append(Verdict(_name(old), None, tolerance, True, said))
             continue
-        verdicts.append(_verdict(name, found, old, tolerance))
+        verdicts.append(_verdict(found, old, tolerance))
     return verdicts
 
 
-def _verdict(name: str, new: Record, old: Record, tolerance: float) -> Verdict:
+def _verdict(new: Record, old: Record, tolerance: float) -> Verdict:
     ratio = new["time"]["median_s"] / max(old["time"]["median_s"], 1e-9)
-    noisy = SIGMAS * float(sum(noise.doubt(r) ** 2 for r in (new, old)) ** 0.5)
-    margin = max(tolerance, noisy)
+    margin = max(tolerance, SIGMAS * float(np.hypot(noise.doubt(new), noise.doubt(old))))
     said = []
     failed = ratio > 1 + margin
     if failed:
-        said.append(f"slower: ×{ratio:.2f}, more than the {100 * margin:.0f} % that noise and tolerance allow")
+        more = f"more than the {100 * margin:.0f} % that noise and tolerance allow"
+        said.append(f"slower: ×{ratio:.2f}, {more}{_causes(new, old)}")
     elif ratio < 1 / (1 + margin):
         said.append(f"faster: ×{ratio:.2f}")
     else:
         said.append("as before" if margin <= 2 * tolerance else f"undecided within {100 * margin:.0f} %; run it again")
-    was, now = (float((r.get("accuracy") or {}).get("xsim_full", float("nan"))) for r in (old, new))
+    was, now = _xsim(old), _xsim(new)
     if now < was - ACCURACY_LOSS:
         failed = True
         said.append(f"less accurate: XSIM {now:.3f}, was {was:.3f}")
+    elif records.wrong(new) and not records.wrong(old):
+        failed = True
+        said.append(f"wrong: {records.wrong(new)}")
     before, after = (r["memory"].get("peak_mib") for r in (old, new))
     if before and after and after > before * (1 + MEMORY_GROWTH):
         failed = True
         said.append(f"more memory: {after:.0f} MiB, was {before:.0f}")
-    return Verdict(name, ratio, margin, failed, "; ".join(said))
+    return Verdict(_name(old), ratio, margin, failed, "; ".join(said))
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A recipe against a budget. warm_s and cold_s include the doubt about them; xsim None: no truth is known."""
-
-    recipe: str
-    size: str
-    place: str
-    warm_s: float
-    cold_s: float | None
-    xsim: float | None
-    fits: str
-    record: Record
+def _causes(new: Record, old: Record) -> str:
+    """The stages or parts of a start that took the time."""
+    was, now = ({k: float(np.median(v)) for k, v in _parts(r).items()} for r in (old, new))
+    grown = {k: now[k] - was.get(k, 0.0) for k in now}
+    named = [k for k in sorted(grown, key=lambda k: -grown[k]) if grown[k] > STAGE_SHARE * old["time"]["median_s"]]
+    return f" ({', '.join(f'{k} +{grown[k]:.2g} s' for k in named)})" if named else ""
 
 
-def fits(records: Sequence[Record], budget_s: float) -> list[Fit]:
-    """Recipes at the most threads, the most accurate first: which fit in a running process, which also as a command."""
-    records = [r for r in tables.latest(records) if r["status"] == "ok"]
-    most: dict[tuple[Any, ...], Record] = {}
-    cold: dict[tuple[Any, ...], Record] = {}
-    for r in records:
-        case = r["case"]
-        key = (case.get("recipe"), case.get("size"), case.get("device"), case.get("precision"))
-        if r["kind"] == "cold" and case["caches"] == "filled":
-            cold[key] = r
-        if r["kind"] == "recipe" and (key not in most or case["threads"] > most[key]["case"]["threads"]):
-            most[key] = r
-    out = []
-    for key, r in most.items():
-        warm_s = r["time"]["median_s"] * (1 + noise.doubt(r))
-        start = cold.get(key)
-        cold_s = None if start is None else start["time"]["median_s"] * (1 + noise.doubt(start))
-        if warm_s > budget_s:
-            said = "no"
-        elif cold_s is not None and cold_s <= budget_s:
-            said = "yes, also as a fresh command"
-        else:
-            said = "yes, in a running process"
-        xsim = (r.get("accuracy") or {}).get("xsim_full")
-        place = "" if r["case"].get("device") in (None, "cpu", "ort-cpu") else f"{key[2]} {key[3]}"
-        out.append(Fit(str(key[0]), str(key[1]), place, warm_s, cold_s, xsim, said, r))
-    return sorted(out, key=lambda f: (f.size, f.fits == "no", -(f.xsim or 0.0), f.warm_s))
+def _parts(record: Record) -> Mapping[str, Any]:
+    made: Mapping[str, Any] = record.get("stages", {}).get("warm_s") or record["time"].get("breakdown_s") or {}
+    return made
 
 
-def budget_table(found: Sequence[Fit], budget_s: float) -> Table:
-    rows = [
-        (
-            f.recipe,
-            f.size,
-            f.place,
-            tables.seconds(f.warm_s) + tables.star(f.record),
-            tables.seconds(f.cold_s),
-            f.fits,
-            tables.accuracy_of(f.record),
-        )
-        for f in found
-    ]
-    columns = ("what", "size", "place", "warm s, at most", "cold s, at most", "fits", "accuracy")
-    note = "Times are medians plus what they may be off by. The first row of a size that fits is the answer."
-    return Table(f"What fits {budget_s:g} s", columns, rows, note)
+def _xsim(record: Record) -> float:
+    return float((record.get("accuracy") or {}).get("xsim_full", float("nan")))
 
 
-def _across(record: Record) -> str:
-    """What makes a case the same on another machine: a provider is one's own, the thread count too."""
-    case = {k: v for k, v in record["case"].items() if k != "source"}
-    return record["kind"] + " " + ", ".join(f"{k}={v}" for k, v in sorted(case.items()))
+def _name(record: Record) -> str:
+    where = f"{record['case']['size']}, {records.threads_said(record['case']['threads'])}"
+    return f"{records.name_of(record)} ({where})"
+
+
+def _threads(record: Record, same: bool) -> str:
+    """How many, or `all` where machines of unequal cores are compared."""
+    count = record["case"]["threads"]
+    return "all" if not same and count == record["environment"]["cores"] else str(count)
+
+
+def _across(record: Record, same: bool) -> str:
+    """What makes a case the same on another machine."""
+    case = {**record["case"], "threads": _threads(record, same)}
+    return records.key_of({"kind": record["kind"], "case": case})

@@ -10,20 +10,20 @@ MAD_TO_SIGMA, MEDIAN_SE = 1.4826, 1.2533  # of a normal distribution
 
 
 def uncertainty_s(runs: Sequence[Sequence[float]]) -> float:
-    """Two standard errors of the median of all runs, or half the range of the processes' medians where that is more.
+    """Two standard errors of the median: by the spread of all runs and between processes.
 
     runs: warm seconds of each process. A process keeps its luck (memory placement, plans), so its spread alone would
-    promise too much.
+    promise too much; that of two or three processes is itself badly known, so the two are added.
     """
     every = np.concatenate([np.asarray(r, float) for r in runs if len(r)])
     median = float(np.median(every))
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(every - median)))
-    medians = [float(np.median(r)) for r in runs if len(r)]
-    between = (max(medians) - min(medians)) / 2
-    alone = float("nan") if len(every) < 2 else 2 * MEDIAN_SE * sigma / np.sqrt(len(every))
     if len(every) < 2:  # one run says nothing of its spread
-        alone = 0.1 * median
-    return max(alone, between, LEAST_SHARE * median)
+        return 0.1 * median
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(every - median)))
+    alone = 2 * MEDIAN_SE * sigma / np.sqrt(len(every))
+    medians = [float(np.median(r)) for r in runs if len(r)]
+    between = 2 * float(np.std(medians, ddof=1)) / np.sqrt(len(medians)) if len(medians) > 1 else 0.0
+    return max(float(np.hypot(alone, between)), LEAST_SHARE * median)
 
 
 def doubt(record: Mapping[str, Any]) -> float:
@@ -53,4 +53,6 @@ def quality(record: Mapping[str, Any]) -> str:
         said.append(f"runs differ (median known to {share:.0f} %): more --repeats, or fix the CPU's clock")
     if record.get("thermal", {}).get("throttled"):
         said.append("the CPU was throttled for heat or power: cool it, or raise its limits")
+    if (record.get("environment", {}).get("power") or {}).get("on_battery"):
+        said.append("the machine ran on its battery, which may hold its clock down: plug it in")
     return "; ".join(said)

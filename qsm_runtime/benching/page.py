@@ -1,10 +1,12 @@
 """The report as one HTML file that needs nothing else: tables, figures, the machine, and every doubt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from qsm_runtime.benching import plots, tables
-from qsm_runtime.benching.tables import Record, Table
+from qsm_runtime.benching import records as said
+from qsm_runtime.benching.records import Record
+from qsm_runtime.benching.tables import Table
 
 STYLE = """
 :root { color-scheme: light; }
@@ -28,29 +30,55 @@ svg { max-width: 100%; height: auto; }
 
 def page(records: Sequence[Record], extra: Sequence[Table] = ()) -> str:
     """The HTML text. extra: tables that come first, such as a budget's."""
-    parts = ["<h1>QSM runtime: latency on this machine</h1>"]
-    for said in dict.fromkeys(tables.machine_said(r["environment"]) for r in records):
-        parts.append(f'<p class="machine">{escape(said)}</p>')
+    parts = [f'<p class="machine">{escape(text)}</p>' for text in said.machines_said(records)]
     when = sorted(r["utc"] for r in records if "utc" in r)
     if when:
         parts.append(f'<p class="note">Measured {escape(when[0])} to {escape(when[-1])}; {len(records)} records.</p>')
-    doubts = tables.doubts(records)
-    if doubts:
-        items = "".join(f"<li>{escape(text)}</li>" for text in doubts)
-        parts.append(f'<div class="doubt"><strong>Not all of this can be trusted.</strong><ul>{items}</ul></div>')
+    parts.append(_doubts(said.doubts(records)))
     parts += [_table(t) for t in extra]
     made = tables.report(records)
     parts += [_table(t) for t in made[:1]]
-    for caption, drawing in plots.figures(records):
-        titled = drawing.replace("<svg", f'<svg role="img" aria-label="{escape(caption, quote=True)}"', 1)
-        parts.append(f"<figure><figcaption>{escape(caption)}</figcaption>{titled}</figure>")
+    parts += [_figure(*drawn) for drawn in plots.figures(records)]
     parts += [_table(t) for t in made[1:]]
-    parts.append('<p class="note">Research software, no medical device.</p>')
+    return _document("QSM runtime: latency on this machine", parts)
+
+
+def beside(named: Mapping[str, Sequence[Record]], made: Sequence[Table]) -> str:
+    """The HTML text of machines side by side. made: their tables."""
+    parts = [f'<p class="machine">{escape(text)}</p>' for text in _machines(named)]
+    parts.append(_doubts([f"{name}: {text}" for name, found in named.items() for text in said.doubts(found)]))
+    parts += [_figure(*drawn) for drawn in plots.beside(named)]
+    parts += [_table(t) for t in made]
+    return _document("QSM runtime: latency side by side", parts)
+
+
+def beside_markdown(named: Mapping[str, Sequence[Record]], made: Sequence[Table]) -> str:
+    """As `beside`, in Markdown."""
+    out = ["# Latency side by side", "", *(f"- {text}" for text in _machines(named)), ""]
+    out += [f"- {name}: {text}" for name, found in named.items() for text in said.doubts(found)]
+    return "\n".join([*out, "", *(line for table in made for line in tables.markdown_table(table))])
+
+
+def _machines(named: Mapping[str, Sequence[Record]]) -> list[str]:
+    return [f"{name}: {text}" for name, found in named.items() for text in said.machines_said(found)]
+
+
+def _document(title: str, parts: Sequence[str]) -> str:
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-    title = "<title>QSM runtime: latency</title>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}{title}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-    )
+    body = "\n".join([f"<h1>{title}</h1>", *filter(None, parts), "<p>Research software, no medical device.</p>"])
+    return f'<!doctype html>\n<html lang="en"><head>{head}<title>{title}</title></head><body>\n{body}\n</body></html>\n'
+
+
+def _doubts(found: Sequence[str]) -> str:
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in found)
+    return f'<div class="doubt"><strong>Not all of this can be trusted.</strong><ul>{items}</ul></div>'
+
+
+def _figure(caption: str, drawing: str) -> str:
+    titled = drawing.replace("<svg", f'<svg role="img" aria-label="{escape(caption, quote=True)}"', 1)
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{titled}</figure>"
 
 
 def _table(table: Table) -> str:

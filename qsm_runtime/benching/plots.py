@@ -1,7 +1,7 @@
 """Figures of a report as SVG: readable in grey and by the colour-blind (Okabe and Ito), series also told by shape."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,10 +11,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from qsm_runtime.benching import tables
-from qsm_runtime.benching.tables import Record
+from qsm_runtime.benching import records as said
+from qsm_runtime.benching.records import Record
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# in the order in which neighbours differ most, also as protanopes and deuteranopes see them
+COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#999999")
 MARKERS, HATCHES = "osD^vP*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -24,7 +25,7 @@ STYLE: dict[str, Any] = {
 
 def figures(records: Sequence[Record]) -> list[tuple[str, str]]:
     """(caption, SVG) of the figures that the records allow."""
-    done = [r for r in tables.latest(records) if r["status"] == "ok"]
+    done = [r for r in said.latest(records) if r["status"] == "ok"]
     made = []
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         for caption, draw in (
@@ -39,6 +40,36 @@ def figures(records: Sequence[Record]) -> list[tuple[str, str]]:
             if figure is not None:
                 made.append((caption, svg(figure)))
     return made
+
+
+def beside(named: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
+    """(caption, SVG) of several machines' recipes at their most threads."""
+    times: dict[str, dict[str, float]] = {}
+    for name, found in named.items():
+        done = [r for r in said.latest(found) if r["status"] == "ok" and not said.wrong(r)]
+        most = max((r["case"]["threads"] for r in done), default=1)
+        for r in done:
+            if r["kind"] in ("recipe", "cold") and r["case"]["threads"] == most:
+                times.setdefault(f"{said.name_of(r)}, {r['case']['size']}", {})[name] = r["time"]["median_s"]
+    if not times:
+        return []
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        height = 0.8 / len(named)
+        figure, axis = plt.subplots(figsize=(8.5, 1.2 + 0.22 * len(named) * len(times)), layout="constrained")
+        for i, name in enumerate(named):
+            at = [
+                row + (i - (len(named) - 1) / 2) * height for row, found in enumerate(times.values()) if name in found
+            ]
+            took = [found[name] for found in times.values() if name in found]
+            style: dict[str, Any] = {"color": COLOURS[i % 8], "hatch": HATCHES[i % 8], "edgecolor": "white"}
+            bars = axis.barh(at, took, height, label=name, **style)
+            axis.bar_label(bars, [f" {said.seconds(t)} s" for t in took], fontsize=8)
+        axis.set_yticks(range(len(times)), list(times))
+        axis.invert_yaxis()
+        axis.set(xlabel="seconds (median)")
+        axis.margins(x=0.12)
+        axis.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+        return [("Median seconds at the most threads of each", svg(figure))]
 
 
 def svg(figure: Figure) -> str:
@@ -78,20 +109,23 @@ def against_accuracy(records: Sequence[Record]) -> Figure | None:
         if r["kind"] in ("recipe", "model", "method")
         and "xsim_full" in (r.get("accuracy") or {})
         and r["case"]["threads"] == most
+        and not said.wrong(r)
     ]
     if len(scored) < 2:
         return None
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    names = list(dict.fromkeys(tables.name_of(r) for r in scored))
+    names = list(dict.fromkeys(said.name_of(r) for r in scored))
     sizes = list(dict.fromkeys(r["case"]["size"] for r in scored))
     for r in scored:
-        t, i, k = r["time"], names.index(tables.name_of(r)), sizes.index(r["case"]["size"])
+        t, i, k = r["time"], names.index(said.name_of(r)), sizes.index(r["case"]["size"])
         low = float(np.percentile(t["warm_s"] or [t["median_s"]], 5))
         spread = [[max(0.0, t["median_s"] - low)], [max(0.0, t["p95_s"] - t["median_s"])]]
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
         axis.errorbar(t["median_s"], r["accuracy"]["xsim_full"], xerr=spread, ls="", ms=9, capsize=3, **style)
-        said = f"{tables.name_of(r)} {tables.place_of(r)}".strip()
-        axis.annotate(said, (t["median_s"], r["accuracy"]["xsim_full"]), (6, 6), textcoords="offset points", fontsize=8)
+        label = f"{said.name_of(r)} {said.place_of(r)}".strip()
+        axis.annotate(
+            label, (t["median_s"], r["accuracy"]["xsim_full"]), (6, 6), textcoords="offset points", fontsize=8
+        )
     for k, size in enumerate(sizes):
         axis.plot([], [], ls="", marker=MARKERS[k % len(MARKERS)], color="black", label=size)
     axis.set(xscale="log", xlabel="seconds (median)", ylabel="XSIM over the whole mask")
@@ -131,7 +165,7 @@ def with_volume(records: Sequence[Record]) -> Figure | None:
     found: dict[str, dict[int, float]] = {}
     for r in records:
         if r["kind"] in ("recipe", "model") and "grid" in r and r["case"]["threads"] == most:
-            name = f"{tables.name_of(r)} {tables.place_of(r)}".strip()
+            name = f"{said.name_of(r)} {said.place_of(r)}".strip()
             found.setdefault(name, {})[int(np.prod(r["grid"]["shape"]))] = r["time"]["median_s"]
     found = {name: times for name, times in found.items() if len(times) > 1}
     if not found:
@@ -141,8 +175,8 @@ def with_volume(records: Sequence[Record]) -> Figure | None:
         voxels = np.array(sorted(times))
         taken = np.array([times[n] for n in voxels])
         power = float(np.polyfit(np.log(voxels), np.log(taken), 1)[0])
-        said = f"{name}: voxels$^{{{power:.2f}}}$"
-        axis.loglog(voxels / 1e6, taken, MARKERS[i % 8] + "-", color=COLOURS[i % 8], label=said, ms=8)
+        label = f"{name}: voxels$^{{{power:.2f}}}$"
+        axis.loglog(voxels / 1e6, taken, MARKERS[i % 8] + "-", color=COLOURS[i % 8], label=label, ms=8)
         if i == 0:
             axis.loglog(voxels / 1e6, taken[0] * voxels / voxels[0], "k--", lw=1)
     axis.set(xlabel="million voxels", ylabel="seconds (median)")
@@ -196,4 +230,4 @@ def _stacked(rows: dict[str, dict[str, float]], label: str) -> Figure | None:
 
 def _row(record: Record) -> str:
     case = record["case"]
-    return f"{case['recipe']}, {case['size']}, {tables.threads_said(case['threads'])}"
+    return f"{case['recipe']}, {case['size']}, {said.threads_said(case['threads'])}"

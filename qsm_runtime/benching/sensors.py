@@ -1,11 +1,12 @@
-"""Heat, clocks and throttling as Linux shows them, and the GPU with its driver; None where nothing is shown."""
+"""Heat, clocks, throttling and power as Linux shows them, and the GPU with its driver; None where nothing is shown."""
 
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-THERMAL, CPUS = Path("/sys/class/thermal"), Path("/sys/devices/system/cpu")
+THERMAL, CPUS, SUPPLIES = Path("/sys/class/thermal"), Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
+SELF_GOVERNED = ("intel_pstate", "amd-pstate-epp")  # their powersave raises the clock under load all the same
 QUERY = ("name", "driver_version", "temperature.gpu", "power.draw", "clocks.sm", "clocks_throttle_reasons.active")
 
 
@@ -26,6 +27,21 @@ def between(before: Mapping[str, float | None], after: Mapping[str, float | None
     counts = before["throttlings"], after["throttlings"]
     throttled = None if counts[0] is None or counts[1] is None else counts[1] > counts[0]
     return {"before": dict(before), "after": dict(after), "throttled": throttled}
+
+
+def power() -> dict[str, Any]:
+    """on_battery: bool; governor and driver of the first core's clock: names."""
+    clock = CPUS / "cpu0" / "cpufreq"
+    mains = [_word(kind.parent / "online") for kind in SUPPLIES.glob("*/type") if _word(kind) == "Mains"]
+    batteries = [_word(kind.parent / "status") for kind in SUPPLIES.glob("*/type") if _word(kind) == "Battery"]
+    on_battery = None
+    if mains or batteries:
+        on_battery = "1" not in mains if mains else "Discharging" in batteries
+    return {
+        "on_battery": on_battery,
+        "governor": _word(clock / "scaling_governor"),
+        "driver": _word(clock / "scaling_driver"),
+    }
 
 
 def gpu() -> dict[str, Any]:
@@ -54,3 +70,10 @@ def _numbers(paths: Any) -> list[float]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def _word(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

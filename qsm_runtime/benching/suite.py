@@ -1,93 +1,29 @@
-"""A run of the benchmark: which cases, one after another, each record on disk before the next case starts."""
+"""A run of the benchmark: its cases one after another, each record on disk before the next case starts."""
 
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qsm_runtime import bench
-from qsm_runtime import recipe as recipes
 from qsm_runtime.benching import noise, sensors
 from qsm_runtime.benching.child import START
-from qsm_runtime.kernels.fft import padded_shape
+from qsm_runtime.benching.plan import Plan, Record
 
 LIMIT_START_S = 120.0  # of a child's limit: imports, reading, yardsticks, scores, the counted run
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured.
-
-    inputs      size name -> (input of a case, matrix); see inputs.load
-    recipes     names or paths of recipes
-    threads     counts; the first recipe runs with each, the others with the most
-    places      (device, precision) at which networks run; the first is what others are compared with
-    models      names of networks
-    methods     (stage, method): classical methods on their true input
-    repeats     warm runs of a case, shared by `processes` processes
-    limit_s     no further run of a process starts after so many seconds
-    cold_runs   fresh processes to a first map; 0 leaves cold starts out
-    new_machine the first recipe's cold start once more with empty caches: compilation and planning included
-    """
-
-    inputs: Mapping[str, tuple[Mapping[str, Any], tuple[int, int, int]]]
-    recipes: Sequence[str]
-    threads: Sequence[int]
-    places: Sequence[tuple[str, str]] = (("cpu", "f32"),)
-    models: Sequence[str] = ()
-    folders: Sequence[str] = ()
-    methods: Sequence[tuple[str, str]] = ()
-    repeats: int = 6
-    processes: int = 2
-    limit_s: float = 60.0
-    cold_runs: int = 2
-    new_machine: bool = False
-    source: str = "phantom"
-
-    def cases(self) -> Iterator[Record]:
-        """In the order they are run: cheap and telling ones first."""
-        most = max(self.threads)
-        for threads in self.threads:
-            shapes = [list(padded_shape(shape)) for _, shape in self.inputs.values()]
-            yield {"kind": "machine", "threads": threads, "shapes": shapes}
-        for size in self.inputs:
-            for number, name in enumerate(self.recipes):
-                for device, precision in self.places if networks_of(name) else self.places[:1]:
-                    both: Record = {"recipe": name, "size": size, "source": self.source}
-                    both |= {"device": device, "precision": precision}
-                    for threads in self.threads if number == 0 else (most,):
-                        yield {"kind": "recipe", **both, "threads": threads}
-                    if self.cold_runs:
-                        yield {"kind": "cold", **both, "threads": most, "caches": "filled"}
-                    if self.new_machine and number == 0 and size == next(iter(self.inputs)):
-                        yield {"kind": "cold", **both, "threads": most, "caches": "empty"}
-        for size in self.inputs:
-            for stage, name in self.methods:
-                case = {"kind": "method", "stage": stage, "method": name, "variant": "default", "options": {}}
-                yield {**case, "size": size, "source": self.source, "threads": most}
-            for name in self.models:
-                for device, precision in self.places:
-                    place: Record = {"device": device, "precision": precision, "threads": most}
-                    yield {"kind": "model", "model": name, "size": size, "source": self.source, **place}
-
-
-def networks_of(recipe: str) -> bool:
-    """Whether a recipe runs a network, and so has a device."""
-    made = recipes.load(recipe)
-    return any(made.steps[stage].method == "network" for stage in made.used)
 
 
 def run(plan: Plan, path: Path, said: Callable[[Record], None]) -> list[Record]:
     """Measure every case of a plan; each record is appended to `path` and given to `said`."""
-    environment, records = bench.environment() | {"gpu": sensors.gpu()}, []
+    environment, records = bench.environment() | {"gpu": sensors.gpu(), "power": sensors.power()}, []
+    if plan.tried is not None:
+        environment["providers"] = dict(plan.tried)
     with tempfile.TemporaryDirectory(prefix="qsm-bench-") as scratch:
         maps: dict[str, np.ndarray] = {}
         for case in plan.cases():
@@ -201,7 +137,7 @@ def _agreement(case: Record, path: Path, maps: dict[str, np.ndarray], record: Re
     """How far the map is from the one that the first place gave; the first one's is kept in `maps`."""
     if not path.exists():
         return
-    array = np.load(path)
+    array = np.load(path).astype(np.float32)  # masks too
     path.unlink()
     key = f"{case['kind']} {case.get('model') or case.get('recipe')} {case['size']} {case['threads']}"
     if key not in maps:
@@ -211,22 +147,3 @@ def _agreement(case: Record, path: Path, maps: dict[str, np.ndarray], record: Re
         return
     off = float(np.linalg.norm(array - maps[key]) / max(float(np.linalg.norm(maps[key])), 1e-30))
     record["agreement"] = {"relative_rms": off, "max_abs": float(np.abs(array - maps[key]).max())}
-
-
-def available(devices: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """(device, precision) that really run here, plain f32 on the CPU first; and why others do not.
-
-    Each provider is tried in a process of its own: one that takes its process down is absent too.
-    """
-    said = bench.run_child([sys.executable, "-m", "qsm_runtime.benching.providers", *devices], limit_s=LIMIT_START_S)
-    if said["status"] != "ok":
-        return [], dict.fromkeys(devices, said["error"])
-    return [(d, p) for d, p in said["places"]], said["absent"]
-
-
-def known_methods() -> list[tuple[str, str]]:
-    """Every classical method of the stages that give a map."""
-    from qsm_runtime import stages
-    from qsm_runtime.benching.warm import TASKS
-
-    return [(s, m) for s in TASKS for m in stages.methods(s) if m != "network"]

@@ -1,14 +1,16 @@
 """Records as tables: the same rows for the terminal, Markdown and the page."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from qsm_runtime.benching import noise
+import numpy as np
 
-Record = Mapping[str, Any]
+from qsm_runtime.benching import records as said
+from qsm_runtime.benching.records import Record, accuracy_of, name_of, place_of, seconds, star
+
 # columns of words; the others hold numbers
-WORDS = frozenset({"what", "on", "accuracy", "stage", "place", "note", "fits", "verdict", "agreement", "part", "size"})
+WORDS = frozenset({"what", "on", "accuracy", "stage", "place", "note", "fits", "agreement", "part", "size", "provider"})
+STARRED = "* taken on a busy or unsteady machine."
 
 
 class Table(NamedTuple):
@@ -20,95 +22,35 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each case, in the order in which cases first came."""
-    found: dict[str, Record] = {}
-    for record in records:
-        found[key_of(record)] = record
-    return list(found.values())
-
-
-def key_of(record: Record) -> str:
-    """What makes a case the same case."""
-    return record["kind"] + " " + ", ".join(f"{k}={v}" for k, v in sorted(record["case"].items()) if k != "source")
-
-
-def name_of(record: Record) -> str:
-    """A case in words."""
-    case = record["case"]
-    if record["kind"] == "machine":
-        return f"machine, {threads_said(case['threads'])}"
-    name = str(case.get("recipe") or case.get("model") or f"{case.get('stage')}.{case.get('method')}")
-    if record["kind"] == "cold":
-        name += f", cold ({case['caches']} caches)"
-    return name
-
-
-def threads_said(count: int) -> str:
-    return f"{count} thread" + ("s" if count > 1 else "")
-
-
-def place_of(record: Record) -> str:
-    """Where a network ran, as it was seen; "" for what runs none."""
-    session = record.get("session")
-    if session:
-        return f"{session['provider']} {session['precision']}"
-    case = record["case"]
-    return f"{case['device']} {case['precision']}" if record["kind"] == "model" else ""
-
-
-def accuracy_of(record: Record) -> str:
-    """The accuracy that stands beside a time, in words."""
-    a = record.get("accuracy") or {}
-    if "xsim" not in a:
-        test = record.get("self_test")
-        if test:
-            return f"self-test {'holds' if test['holds'] else 'FAILS'} ({test['error']:.0e})"
-        return "no truth"
-    full = f" ({a['xsim_full']:.3f} over the whole mask)" if abs(a["xsim_full"] - a["xsim"]) > 5e-4 else ""
-    return f"XSIM {a['xsim']:.3f}{full}, r {a['correlation']:.3f}, slope {a['slope']:.2f}"
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def star(record: Record) -> str:
-    return "*" if noise.quality(record) else ""
-
-
 def times(records: Sequence[Record]) -> Table:
-    """Warm times of recipes, methods and models, with accuracy."""
-    rows = []
-    for r in records:
-        if r["kind"] not in ("recipe", "model", "method"):
-            continue
-        case = r["case"]
-        head = (name_of(r), case["size"], place_of(r), str(case["threads"]))
-        if r["status"] != "ok":
-            rows.append((*head, "", "", "", "", "", "", f"{r['status']}: {str(r.get('error'))[:120]}"))
-            continue
-        t, m = r["time"], r["memory"]
-        rows.append(
-            (
-                *head,
-                seconds(t["median_s"]) + star(r),
-                f"±{seconds(t.get('uncertainty_s'))}",
-                seconds(t["p95_s"]),
-                f"{seconds(t['min_s'])}–{seconds(t['max_s'])}",
-                seconds(t.get("first_slice_s")),
-                "" if m.get("peak_mib") is None else f"{m['peak_mib']:.0f}",
-                accuracy_of(r),
-            )
-        )
+    """Warm times of recipes, methods and models, with accuracy; wrong answers last."""
+    found = [r for r in records if r["kind"] in ("recipe", "model", "method")]
+    rows = [_time(r) for r in sorted(found, key=lambda r: r["status"] == "ok" and bool(said.wrong(r)))]
     columns = ("what", "size", "place", "threads", "median s", "±", "p95 s", "range s", "first slice s", "peak MiB")
     note = (
         "Warm runs in fresh processes; ± is how well the median is known. Methods work on whole volumes: the "
-        "first slice is out with the last. * taken on a busy or unsteady machine."
+        f"first slice is out with the last. {STARRED}"
     )
+    if any(r["status"] == "ok" and said.wrong(r) for r in found):
+        note += " The time of a wrong answer stands in brackets and counts for nothing."
     return Table("Warm times", (*columns, "accuracy"), rows, note)
+
+
+def _time(r: Record) -> tuple[str, ...]:
+    head = (name_of(r), r["case"]["size"], place_of(r), str(r["case"]["threads"]))
+    if r["status"] != "ok":
+        return (*head, "", "", "", "", "", "", f"{r['status']}: {str(r.get('error'))[:120]}")
+    t, m = r["time"], r["memory"]
+    return (
+        *head,
+        said.median(r),
+        f"±{seconds(t.get('uncertainty_s'))}",
+        seconds(t["p95_s"]),
+        f"{seconds(t['min_s'])}–{seconds(t['max_s'])}",
+        seconds(t.get("first_slice_s")),
+        "" if m.get("peak_mib") is None else f"{m['peak_mib']:.0f}",
+        accuracy_of(r) + (f"; {r['note']}" if r.get("note") else ""),
+    )
 
 
 def cold(records: Sequence[Record]) -> Table:
@@ -119,7 +61,7 @@ def cold(records: Sequence[Record]) -> Table:
         (
             name_of(r),
             r["case"]["size"],
-            seconds(r["time"]["median_s"]) + star(r),
+            said.median(r),
             *(seconds(r["time"]["breakdown_s"].get(p, 0.0)) for p in parts),
         )
         for r in found
@@ -130,8 +72,6 @@ def cold(records: Sequence[Record]) -> Table:
 
 def stages(records: Sequence[Record]) -> Table:
     """Medians of stages, with their share of the machine's bound."""
-    import numpy as np
-
     rows = []
     for r in records:
         if r["kind"] != "recipe" or r["status"] != "ok":
@@ -163,8 +103,6 @@ def stages(records: Sequence[Record]) -> Table:
 
 def machine(records: Sequence[Record]) -> Table:
     """What bounds the machine."""
-    import numpy as np
-
     rows = []
     for r in records:
         if r["kind"] == "machine" and r["status"] == "ok":
@@ -184,6 +122,21 @@ def machine(records: Sequence[Record]) -> Table:
     return Table("The machine's bound", columns, rows, "Copies count what is read and written; medians of 7.")
 
 
+def providers(records: Sequence[Record]) -> Table:
+    """What networks can run on here, each tried; and why the rest cannot."""
+    rows: dict[tuple[str, ...], None] = {}
+    for r in records:
+        found = r["environment"].get("providers") or {"places": [], "absent": {}}
+        ran: dict[str, list[str]] = {}
+        for device, precision in found["places"]:
+            ran.setdefault(device, []).append(precision)
+        for device, precisions in ran.items():
+            rows[device, f"runs: {', '.join(precisions)}"] = None
+        for name, reason in found["absent"].items():
+            rows[name, f"does not run: {reason}"] = None
+    return Table("Providers", ("provider", "note"), list(rows))
+
+
 def agreement(records: Sequence[Record]) -> Table:
     """Maps of the same model on other providers, against the first."""
     rows = []
@@ -198,43 +151,25 @@ def agreement(records: Sequence[Record]) -> Table:
 
 def report(records: Sequence[Record]) -> list[Table]:
     """The tables that have rows."""
-    records = latest(records)
-    made = [f(records) for f in (times, cold, stages, machine, agreement)]
+    records = said.latest(records)
+    made = [f(records) for f in (times, cold, stages, machine, providers, agreement)]
     return [t for t in made if t.rows]
 
 
-def machine_said(environment: Mapping[str, Any]) -> str:
-    """A machine in a line."""
-    gpu = environment.get("gpu") or {}
-    named = gpu.get("name") or f"no GPU ({gpu['absent']})" if gpu else ""
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    parts = [environment["cpu"], f"{environment['cores']} cores", f"{environment['memory_mib']} MiB", named]
-    return f"{', '.join(p for p in parts if p)}; {environment['system']}; {versions}"
-
-
-def doubts(records: Sequence[Record]) -> list[str]:
-    """What to know before the numbers are believed: how many cases are doubtful, and why."""
-    records = latest(records)
-    found: dict[str, list[int]] = {}
-    for r in records:
-        for said in filter(None, noise.quality(r).split("; ")):
-            share = re.search(r"\d+ %", said)
-            text = said.replace(share.group(), "{}", 1) if share else said
-            found.setdefault(text, []).append(int(share.group()[:-2]) if share else 0)
-    return [f"{len(n)} of {len(records)} cases: " + text.format(f"up to {max(n)} %") for text, n in found.items()]
-
-
-def markdown(records: Sequence[Record]) -> str:
-    """The whole report as Markdown."""
+def markdown(records: Sequence[Record], extra: Sequence[Table] = ()) -> str:
+    """The whole report as Markdown. extra: tables that come first, such as a budget's."""
     out = ["# Latency on this machine", ""]
-    for said in dict.fromkeys(machine_said(r["environment"]) for r in records):
-        out += [said, ""]
-    out += [f"- {text}" for text in doubts(records)] + [""]
-    for table in report(records):
-        out += [f"## {table.title}", "", *markdown_rows(table), ""]
-        if table.note:
-            out += [table.note, ""]
+    for text in said.machines_said(records):
+        out += [text, ""]
+    out += [f"- {text}" for text in said.doubts(records)] + [""]
+    for table in [*extra, *report(records)]:
+        out += markdown_table(table)
     return "\n".join(out)
+
+
+def markdown_table(table: Table) -> list[str]:
+    """A table with its title and note."""
+    return [f"## {table.title}", "", *markdown_rows(table), "", *([table.note, ""] if table.note else [])]
 
 
 def markdown_rows(table: Table) -> list[str]:

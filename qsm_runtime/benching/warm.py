@@ -1,4 +1,4 @@
-"""Warm times of recipes, networks and methods, each with its accuracy; run by `child` in a process of its own."""
+"""Warm times of recipes and methods, each with its accuracy; run by `child` in a process of its own."""
 
 import time
 from collections.abc import Callable
@@ -9,13 +9,15 @@ import numpy as np
 
 from qsm_runtime import bench, stages
 from qsm_runtime.benching import inputs, machine
+from qsm_runtime.benching.inputs import Input
+from qsm_runtime.errors import UsageError
 from qsm_runtime.kernels.fft import padded_shape
 from qsm_runtime.kernels.threads import set_threads
 from qsm_runtime.pipeline import Event, reconstruct
 from qsm_runtime.recipe import load
 from qsm_runtime.scan import Scan
 
-TASKS = {  # a card's task: the stage whose method `network` runs it, its input and its truth
+TASKS = {  # a stage or a card's task: the stage, its input and its truth
     "inversion": ("inversion", "local_ppm", "chi_ppm"),
     "single_step": ("single_step", "total_ppm", "chi_ppm"),
     "background": ("background", "total_ppm", "local_ppm"),
@@ -35,13 +37,13 @@ def recipe(case: Case) -> dict[str, Any]:
         stages_s.append(result.record["seconds"])
         return result
 
-    record, result = _measured(call, padded_shape(scan.grid.shape), case)
+    record, result = measured(call, padded_shape(scan.grid.shape), case)
     warm = stages_s[1:] or stages_s
     record["stages"] = {"first_s": stages_s[0], "warm_s": {s: [one[s] for one in warm] for s in warm[0]}}
     # every method works on the whole volume at once, so the first finished slice is out with the last
     record["time"]["first_slice_s"] = record["time"]["median_s"]
     record["accuracy"] = given.accuracy(result.chi_ppm, result.mask)
-    record["grid"] = _grid(scan, result.brain_mask)
+    record["grid"] = grid_said(scan, result.brain_mask)
     record["chosen"], record["warnings"] = result.record["chosen"], result.warnings
     keep(case, result.chi_ppm)
     if case.get("bound"):
@@ -59,73 +61,34 @@ def recipe(case: Case) -> dict[str, Any]:
     return record
 
 
-def model(case: Case) -> dict[str, Any]:
-    """Loading and warm times of a network on one provider, on its task's true input."""
-    from qsm_runtime.networks import registry, verify
-    from qsm_runtime.networks.session import open_session
-
-    set_threads(case["threads"])
-    runtime = inputs.runtime_of(case)
-    found = registry.find(case["model"], runtime.models)
-    start = time.perf_counter()
-    session = open_session(found, runtime)
-    load_s = time.perf_counter() - start
-    place = session.record()
-    tests = verify.measure(found, session.run)
-    self_test = {"error": max(t.error for t in tests), "holds": all(t.holds for t in tests)} if tests else None
-    if found.card.task not in TASKS:
-        start_ticks = bench.Ticks.now()
-        largest = max(tests, key=lambda t: t.seconds) if tests else None
-        if largest is None:
-            return {"status": "refused", "error": f"no benchmark of task {found.card.task}, and no self-test"}
-        return {
-            "time": {"first_s": largest.seconds, "warm_s": [largest.seconds], "load_s": load_s,
-                     **bench.summary([largest.seconds])},
-            "memory": {"peak_mib": bench.memory_mib()[1]},
-            "load": bench.load_between(start_ticks, bench.Ticks.now()),
-            "session": place, "self_test": self_test, "accuracy": {},
-            "note": f"task {found.card.task}: the larger self-test, once",
-        }  # fmt: skip
-    stage, given_name, truth_name = TASKS[found.card.task]
-    given = inputs.load(case["input"])
-    field, truth = getattr(given, given_name), getattr(given, truth_name)
-    if field is None or truth is None:
-        return {"status": "refused", "error": f"the input has no true {given_name}; measure models on a phantom"}
-    scan, mask = given.scan, given.truth_mask
-    function = stages.method(stage, "network")
-    supply = {"magnitude": scan.magnitude, "echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla}
-    extra = {k: v for k, v in {**supply, "runtime": runtime}.items() if k in stages.supplied(function)}
-
-    def call() -> Any:
-        return function(field, mask, scan.grid, model=case["model"], **extra)
-
-    record, result = _measured(call, padded_shape(scan.grid.shape), case)
-    array, valid = result if isinstance(result, tuple) else (result, mask)
-    record["time"]["load_s"] = load_s
-    record["accuracy"] = inputs.compared(array, truth, mask, valid, given.labels if truth_name == "chi_ppm" else None)
-    record |= {"grid": _grid(scan, mask), "session": place, "self_test": self_test}
-    keep(case, array)
-    return record
-
-
 def method(case: Case) -> dict[str, Any]:
     """Warm times of one classical method of a stage that gives a map, on its true input."""
     set_threads(case["threads"])
     given = inputs.load(case["input"])
-    stage, given_name, truth_name = TASKS[case["stage"]]
-    field, truth = getattr(given, given_name), getattr(given, truth_name)
-    if field is None or truth is None:
-        return {"status": "refused", "error": f"the input has no true {given_name}; measure methods on a phantom"}
-    scan, mask = given.scan, given.truth_mask
-    function = stages.method(stage, case["method"])
+    field, mask, accuracy = true_input(given, case["stage"])
+    scan = given.scan
+    function = stages.method(case["stage"], case["method"])
     supply = {"magnitude": scan.magnitude, "echo_times_s": scan.echo_times_s, "b0_tesla": scan.b0_tesla}
     extra = {k: v for k, v in supply.items() if k in stages.supplied(function)}
-    record, result = _measured(
-        lambda: function(field, mask, scan.grid, **extra), padded_shape(scan.grid.shape), case
-    )  # fmt: skip
-    array, valid = result if isinstance(result, tuple) else (result, mask)
-    record["accuracy"] = inputs.compared(array, truth, mask, valid, given.labels if truth_name == "chi_ppm" else None)
-    return {**record, "grid": _grid(scan, mask)}
+    shape = padded_shape(scan.grid.shape)
+    record, result = measured(lambda: function(field, mask, scan.grid, **extra), shape, case)
+    return {**record, "accuracy": accuracy(result), "grid": grid_said(scan, mask)}
+
+
+def true_input(given: Input, task: str) -> tuple[np.ndarray, np.ndarray, Callable[[Any], dict[str, float | None]]]:
+    """What a task of TASKS is given: field and mask, and the scores of what it gives. Raises UsageError without."""
+    _, given_name, truth_name = TASKS[task]
+    field, truth = getattr(given, given_name), getattr(given, truth_name)
+    if field is None or truth is None:
+        raise UsageError(f"the input has no true {given_name}; measure this on a phantom")
+    mask = given.truth_mask
+    labels = given.labels if truth_name == "chi_ppm" else None
+
+    def accuracy(result: Any) -> dict[str, float | None]:
+        array, valid = result if isinstance(result, tuple) else (result, mask)
+        return inputs.compared(array, truth, mask, valid, labels)
+
+    return field, mask, accuracy
 
 
 def machine_rates(case: Case) -> dict[str, Any]:
@@ -142,10 +105,11 @@ def keep(case: Case, array: np.ndarray) -> None:
         np.save(Path(case["keep"]), array)
 
 
-def _measured(call: Callable[[], Any], shape: tuple[int, int, int], case: Case) -> tuple[dict[str, Any], Any]:
+def measured(call: Callable[[], Any], shape: tuple[int, int, int], case: Case) -> tuple[dict[str, Any], Any]:
+    """bench.measure as the case says, with what timing a call costs: the clocks, and a call of nothing."""
     record, result = bench.measure(call, shape, repeats=case["repeats"], budget_s=case["limit_s"])
     start = time.perf_counter()
-    for _ in range(HARNESS_CALLS):  # what timing a call costs: the clocks, and a call of nothing
+    for _ in range(HARNESS_CALLS):
         time.perf_counter(), time.process_time()
         (lambda: None)()
         time.perf_counter(), time.process_time()
@@ -153,8 +117,6 @@ def _measured(call: Callable[[], Any], shape: tuple[int, int, int], case: Case) 
     return record, result
 
 
-def _grid(scan: Scan, mask: np.ndarray) -> dict[str, Any]:
+def grid_said(scan: Scan, mask: np.ndarray) -> dict[str, Any]:
+    """The grid for a record."""
     return {"shape": scan.grid.shape, "voxel_mm": scan.grid.voxel_mm, "mask_voxels": int(mask.sum())}
-
-
-KINDS = {"recipe": recipe, "model": model, "method": method, "machine": machine_rates}

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsm_runtime.cli import options
-from qsm_runtime.errors import UsageError
+from qsm_runtime.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from qsm_runtime.benching.suite import Plan
+    from qsm_runtime.benching.plan import Plan
 
-SIZES = "small,clinical,research"
+DEVICES = "ort-cpu,openvino,cuda"  # TensorRT builds engines for minutes: only where asked
 
 
 def planned(
@@ -20,45 +20,67 @@ def planned(
     methods: str | None,
     networks: str,
     threads: str | None,
-    device: str,
+    device: str | None,
     models: list[Path],
     repeats: int,
     cold_runs: int,
     new_machine: bool,
     limit_s: float,
     budget: bool,
-    absent: dict[str, str],
 ) -> "Plan":
-    """The plan of the options, checked. absent: takes the providers that do not run here, and why."""
+    """The plan of the options, checked. Raises UsageError, or DeviceError where a device that was named is not here."""
     from qsm_runtime import recipe as recipes
-    from qsm_runtime.benching import suite
+    from qsm_runtime.benching import plan
     from qsm_runtime.kernels.threads import AVAILABLE
 
     chosen = recipe or recipes.names()
     for name in chosen:
         recipes.load(name)
-    names = _networks(networks, models) if not budget else []
-    places = [("cpu", "f32")]
-    if names or any(suite.networks_of(name) for name in chosen):
-        found, why = suite.available([d.strip() for d in device.split(",")])
-        absent |= why
-        places = found or places
-    counts = _threads(threads, AVAILABLE, budget)
-    return suite.Plan(
-        _inputs(scan, select, sizes or ("clinical" if budget else SIZES)),
+    counts, timed = _threads(threads, AVAILABLE, budget), _methods(methods)
+    names = _networks(networks, models) if not budget else {}
+    tried = None
+    if names or device is not None or any(plan.networks_of(name) for name in chosen):
+        tried = _tried(device)
+    return plan.Plan(
+        _inputs(scan, select, sizes or ("clinical" if budget else ",".join(size_names()))),
         chosen,
         counts,
-        places,
+        tried["places"] if tried else [plan.CLASSICAL],
         names,
         [str(m.absolute()) for m in models],
-        _methods(methods),
+        timed,
         repeats,
         min(2, repeats),
         limit_s,
         cold_runs,
         new_machine,
         "phantom" if scan is None else "data",
+        tried,
     )
+
+
+def size_names() -> list[str]:
+    """The named sizes."""
+    from qsm_runtime.benching.inputs import SIZES
+
+    return list(SIZES)
+
+
+def _tried(device: str | None) -> "dict[str, Any]":
+    """The providers that run here, of those named or of DEVICES."""
+    from qsm_runtime.benching import plan, providers
+    from qsm_runtime.stages import unknown
+
+    wanted = [d.strip() for d in (device or DEVICES).split(",") if d.strip()]
+    for name in wanted:
+        if name not in providers.DEVICES:
+            raise UsageError(unknown("device", name, providers.DEVICES))
+    found = plan.available(wanted)
+    absent = [name for name in wanted if name in found["absent"]]
+    if device is not None and absent:
+        reasons = "; ".join(f"{name}: {found['absent'][name]}" for name in absent)
+        raise DeviceError(f"--device {device} cannot be met: {reasons}. Leave --device out to measure what runs here")
+    return found
 
 
 def _inputs(scan: Path | None, select: str | None, sizes: str) -> dict[str, Any]:
@@ -79,26 +101,27 @@ def _inputs(scan: Path | None, select: str | None, sizes: str) -> dict[str, Any]
     return found
 
 
-def _networks(names: str, folders: list[Path]) -> list[str]:
+def _networks(names: str, folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """Names of networks, and the precisions that their cards allow."""
+    from qsm_runtime.benching.plan import precisions
     from qsm_runtime.networks import registry
 
     if names == "none":
-        return []
-    if names != "all":
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        for name in wanted:
-            registry.find(name, folders)
-        return wanted
-    return [f.name for f in registry.every(folders) if f.model is not None and not f.hidden]
+        return {}
+    if names == "all":
+        found = [f.model for f in registry.every(folders) if f.model is not None and not f.hidden]
+    else:
+        found = [registry.find(name.strip(), folders) for name in names.split(",") if name.strip()]
+    return {m.card.name: precisions(m.card) for m in found}
 
 
 def _methods(text: str | None) -> list[tuple[str, str]]:
     from qsm_runtime import stages
-    from qsm_runtime.benching import suite
+    from qsm_runtime.benching import plan
 
     if not text:
         return []
-    known = suite.known_methods()
+    known = plan.known_methods()
     if text == "all":
         return known
     wanted = []

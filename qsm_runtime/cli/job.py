@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qsm_runtime import io, pipeline, stages
+from qsm_runtime.cli.formats import check_dicom, write_dicom
 from qsm_runtime.cli.progress import Progress
 from qsm_runtime.errors import UsageError
 from qsm_runtime.io.atomic import check_writable
@@ -28,7 +29,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with each scan. region: a mask file of the reference region. save: of SAVEABLE."""
+    """What to do with each scan. region: mask file of the reference region. save: of SAVEABLE, formats: of FORMATS."""
 
     recipe: Recipe
     output: Path
@@ -38,6 +39,7 @@ class Job:
     picture: bool = True
     threads: int | None = None
     runtime: Runtime | None = None
+    formats: tuple[str, ...] = ("nifti",)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
         acquisition = read()
     for text in acquisition.warnings:
         progress.warn(text)
-    io.check_outputs(job.output, acquisition, ("chi", *job.save), overwrite=job.overwrite)
+    kinds = ("chi", *job.save)
+    if "nifti" in job.formats:
+        io.check_outputs(job.output, acquisition, kinds, overwrite=job.overwrite)
+    check_dicom(job.formats, job.output, acquisition, kinds, overwrite=job.overwrite)
     picture_path = _picture_path(job.output, acquisition)
     if job.picture:
         check_writable([picture_path], acquisition.source_paths, job.overwrite)
@@ -85,14 +90,16 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
         progress.warn(text)
     with progress.step("write"):
         maps = _maps(result, job.save)
-        outputs: dict[str, Path] = io.write_maps(
-            job.output,
-            acquisition,
-            maps,
-            _record(job, acquisition, result),
-            overwrite=job.overwrite,
-            threads=job.threads,
+        outputs: dict[str, Path] = {}
+        if "nifti" in job.formats:
+            record = _record(job, acquisition, result)
+            outputs = io.write_maps(job.output, acquisition, maps, record, overwrite=job.overwrite, threads=job.threads)
+        written, said = write_dicom(
+            job.formats, job.output, acquisition, maps, result.record, result.warnings, overwrite=job.overwrite
         )
+        outputs |= written
+    for text in said:
+        progress.warn(text)
     if job.picture:
         with progress.step("picture"):
             picture = overview(acquisition.scan, result, acquisition.affine, acquisition.name, _said(job.recipe))
@@ -101,7 +108,7 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
     document = {
         "name": acquisition.name,
         "outputs": outputs,
-        "warnings": [*acquisition.warnings, *result.warnings],
+        "warnings": [*acquisition.warnings, *result.warnings, *said],
         "reference": result.record["reference"],
         "recipe": result.record["recipe"],
         "chosen": result.record["chosen"],

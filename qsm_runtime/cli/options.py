@@ -47,6 +47,12 @@ B0Dir = Annotated[
     str | None,
     typer.Option("--b0-dir", metavar="X,Y,Z", help="B0 in array axes, for files whose header has no orientation."),
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="FORMATS", help="nifti, dicom (series, of DICOM input), parametric-map; or several: a,b."
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Default: all that this process may use.")]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="Of networks: auto, cpu, cuda[:N] or tensorrt[:N].")

@@ -47,6 +47,7 @@ def run(
         list[str] | None,
         typer.Option("--save", metavar="MAPS", help="More maps: total,local,reliability,mask,r2star,swi or all."),
     ] = None,
+    format_: options.Format = "nifti",
     select: options.Select = None,
     magnitude: options.Magnitude = None,
     phase: options.Phase = None,
@@ -86,6 +87,7 @@ def run(
     how = options.runtime(device, precision, models, strict, fallback)
     from qsm_runtime.cli.ahead import compile_ahead
     from qsm_runtime.cli.choices import choose, split_mask
+    from qsm_runtime.cli.formats import parse_formats
     from qsm_runtime.cli.job import Job, parse_save, reconstruct_one
     from qsm_runtime.kernels.threads import set_threads
 
@@ -111,7 +113,8 @@ def run(
         folder, select, magnitude, phase, real, imaginary, complex_, mask_file, echo_times_ms, b0_tesla,
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
-    job = Job(chosen, output, parse_save(save or []), region, overwrite, not no_picture, threads, how)
+    save_also, formats = parse_save(save or []), parse_formats(format_)
+    job = Job(chosen, output, save_also, region, overwrite, not no_picture, threads, how, formats)
     compile_ahead(chosen)
 
     from qsm_runtime.cli.first_run import FirstRunCost

@@ -18,7 +18,7 @@ from qsm_runtime.inversion._noise import EARLY_STOP_SATURATION, Record, explaine
 from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.splitting import squares_step
 from qsm_runtime.networks import refine as refining
-from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.networks.runtime import Implausible, Runtime
 
 Refinement = Literal["none", "substitute", "gradient", "tv"]
 TV_ITERATIONS = 20  # tv itself takes 36: the start is near already
@@ -31,6 +31,7 @@ def network(
     *,
     model: str = "",
     refine: Refinement = "none",
+    implausible: Implausible = "refuse",
     reliability: np.ndarray | None = None,
     magnitude: np.ndarray | None = None,
     echo_times_s: Sequence[float] | None = None,
@@ -46,6 +47,7 @@ def network(
     model        name of a network on the search path, or the path of its card; must be given
     refine       substitute: k-space where the dipole is well-conditioned comes from the field; gradient: a few weighted
                  steps towards it; tv: total variation (with its defaults) that starts from there
+    implausible  what becomes of a field that speaks against its own B0, voxels or sign: an error, or a warning
     reliability  inverse standard deviation of the field in 1/ppm; field strength and echo times are checked against
                  what the network was trained on
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
@@ -55,6 +57,8 @@ def network(
     check(local_ppm, mask, grid)
     if refine not in get_args(Refinement):
         raise UsageError(f"network: refine must be one of {', '.join(get_args(Refinement))}, got {refine!r}")
+    if implausible not in get_args(Implausible):
+        raise UsageError(f"network: implausible must be refuse or warn, got {implausible!r}")
     found, runtime = run.choose(("inversion",), model, runtime)
     known = run.Known(b0_tesla, echo_times_s, None, reliability, magnitude)
 
@@ -66,6 +70,7 @@ def network(
             grid,
             runtime=runtime,
             known=known,
+            implausible=implausible,
             fallback=fallback,
             progress=part(progress, 0.0, 0.9),
             record=record,

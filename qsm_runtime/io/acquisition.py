@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,15 @@ class Placement:
     qform_code: int
 
 
+class SourceObject(NamedTuple):
+    """A DICOM object that a map is made of. frames: numbers of those used, from 1; empty where it has but one."""
+
+    series_uid: str
+    sop_class: str
+    sop_uid: str
+    frames: tuple[int, ...]
+
+
 class DicomTemplate(Protocol):
     """What a derived DICOM series takes over from the images it is made of."""
 
@@ -30,6 +39,10 @@ class DicomTemplate(Protocol):
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:
         """SOP class and instance UID of every object used."""
+
+    @property
+    def plane_sources(self) -> tuple[tuple[SourceObject, ...], ...]:
+        """For each plane the objects that show it, of every echo and part."""
 
     def planes(self, array: np.ndarray) -> np.ndarray:
         """A view (plane, row, column) of a map (x, y, z)."""

@@ -32,7 +32,7 @@ def check_writable(paths: Iterable[Path], inputs: Iterable[Path], overwrite: boo
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(_said(path.parent, error)) from error
+            raise OutputError(said(path.parent, error)) from error
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise OutputError(f"{path}: cannot be written; {REMEDIES[errno.EACCES]}")
 
@@ -52,7 +52,7 @@ def write_files(files: Mapping[Path, Iterable[bytes]], *, inputs: Iterable[Path]
             try:
                 os.replace(temporaries[path], path)
             except OSError as error:
-                raise OutputError(_said(path, error)) from error
+                raise OutputError(said(path, error)) from error
             del temporaries[path]
     finally:
         for left in temporaries.values():
@@ -67,8 +67,9 @@ def _write(temporary: Path, path: Path, parts: Iterable[bytes]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise OutputError(_said(path, error)) from error
+        raise OutputError(said(path, error)) from error
 
 
-def _said(path: Path, error: OSError) -> str:
+def said(path: Path, error: OSError) -> str:
+    """What is said of a path that could not be written, with the remedy."""
     return f"{path}: cannot be written; {REMEDIES.get(error.errno or 0, error.strerror or str(error))}"

@@ -34,7 +34,7 @@ def network(
 
     found, runtime = run.choose(("mask",), model, runtime)
     arrays = {"magnitude": combined_signal(magnitude, grid)}
-    if any(part.meaning == "wrapped_phase" for port in found.card.inputs for part in port.parts):
+    if "wrapped_phase" in found.card.takes:
         arrays["wrapped_phase"] = np.ascontiguousarray(phase_rad[0])
 
     def by_network(fallback: str) -> np.ndarray:

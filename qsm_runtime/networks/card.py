@@ -64,6 +64,20 @@ class Card:
 
         check(self)
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """The meanings of all that its inputs hold."""
+        return frozenset(part.meaning for port in self.inputs for part in port.parts)
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset(part.meaning for port in self.outputs for part in port.parts)
+
+    @property
+    def scheme(self) -> str:
+        """Of the host's steps between its passes; "none" where it runs alone."""
+        return "none" if self.physics is None else self.physics.scheme
+
 
 def parse(text: str, source: str) -> Card:
     """A card from JSON text; `source` is named in every message. Raises ModelError."""

@@ -181,14 +181,21 @@ class Physics:
     """Dipole steps on the host between passes of the network; the field's network ports are then chi -> chi.
 
     step       gradient step, one for all passes or one a pass
-    weight     of the data term (half_quadratic), of the prior (schatten_cg), or mu, the ridge (learned_proximal)
+    weight     of the data term (half_quadratic), of the prior (schatten_cg), or mu, the ridge (learned_proximal,
+               joint_proximal)
     power      p of the Schatten prior
-    cg_steps   of an inner solve; of the total variation that learned_proximal starts from
+    cg_steps   of an inner solve; of the total variation that learned_proximal and joint_proximal start from
     start      first chi: zero, or step times the adjoint of the dipole on the field
     """
 
     scheme: Literal[
-        "none", "proximal_gradient", "half_quadratic", "schatten_cg", "learned_gradient", "learned_proximal"
+        "none",
+        "proximal_gradient",
+        "half_quadratic",
+        "schatten_cg",
+        "learned_gradient",
+        "learned_proximal",
+        "joint_proximal",
     ]
     passes: int = 1
     step: float | tuple[float, ...] | None = None

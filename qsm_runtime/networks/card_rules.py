@@ -9,6 +9,8 @@ from qsm_runtime.networks.card import SCHEMA, Card, valid_name
 from qsm_runtime.networks.card_parts import Channel, Normalisation, Port, SelfTest
 from qsm_runtime.networks.card_words import GIVES, TAKES, UNITS, UNSCALED
 
+PROXIMAL = {"learned_proximal": "inversion", "joint_proximal": "single_step"}  # and what they start from
+
 
 def check(card: Card) -> None:
     """Raises ModelError naming the field."""
@@ -80,25 +82,19 @@ def _unit(path: str, part: Port | Channel) -> None:
     )
 
 
-def _meanings(ports: tuple[Port, ...]) -> set[str]:
-    return {part.meaning for port in ports for part in port.parts}
-
-
 def _task(card: Card) -> None:
-    given = _meanings(card.outputs)
     _need(
-        bool(given & set(GIVES[card.task])),
-        f"outputs: task {card.task} needs one with meaning {' or '.join(GIVES[card.task])}, not {_list(given)}",
+        bool(card.gives & set(GIVES[card.task])),
+        f"outputs: task {card.task} needs one with meaning {' or '.join(GIVES[card.task])}, not {_list(card.gives)}",
     )
-    if card.physics is None or card.physics.scheme == "none":
-        taken = _meanings(card.inputs)
+    if card.scheme == "none":
         _need(
-            bool(taken & set(TAKES[card.task])),
-            f"inputs: task {card.task} needs one with meaning {' or '.join(TAKES[card.task])}, not {_list(taken)}",
+            bool(card.takes & set(TAKES[card.task])),
+            f"inputs: task {card.task} needs one with meaning {' or '.join(TAKES[card.task])}, not {_list(card.takes)}",
         )
-    combine, phase = card.echoes.combine, "wrapped_phase" in _meanings(card.inputs)
+    combine = card.echoes.combine
     _need(
-        combine == "single" or phase,
+        combine == "single" or "wrapped_phase" in card.takes,
         f"echoes.combine = {combine!r} is for networks that take wrapped_phase; there is no echo to combine",
     )
 
@@ -143,18 +139,17 @@ def _geometry(card: Card) -> None:
     _need(g.tolerance >= 0, "geometry.tolerance must not be below 0")
     if g.voxel_mm is not None:
         _need(min(g.voxel_mm) > 0, "geometry.voxel_mm must be above 0")
-    taken = _meanings(card.inputs)
     _need(
-        g.b0 != "input_vector" or "b0_dir" in taken,
+        g.b0 != "input_vector" or "b0_dir" in card.takes,
         "geometry.b0 = 'input_vector', but no input has meaning b0_dir",
     )
-    physics = card.physics is not None and card.physics.scheme != "none"
+    uses_dipole = "dipole" in card.takes or card.scheme != "none"
     _need(
-        g.b0 != "in_dipole" or "dipole" in taken or physics,
+        g.b0 != "in_dipole" or uses_dipole,
         "geometry.b0 = 'in_dipole', but no input has meaning dipole and physics has no scheme",
     )
     _need(
-        card.dipole is not None or ("dipole" not in taken and not physics),
+        card.dipole is not None or not uses_dipole,
         "dipole is null, but the network or its physics uses the dipole: state dc and order",
     )
 
@@ -203,12 +198,15 @@ def _physics(card: Card) -> None:
         "half_quadratic": ("weight", "cg_steps"),
         "schatten_cg": ("weight", "power", "cg_steps"),
         "learned_proximal": ("weight", "cg_steps"),
+        "joint_proximal": ("weight", "cg_steps"),
     }
     for name in needed.get(p.scheme, ()):
         _need(getattr(p, name) is not None, f"physics.{name} is missing: scheme {p.scheme} needs it")
-    if p.scheme == "learned_proximal":
-        _need(isinstance(p.weight, float), "physics.weight must be one number: learned_proximal has one ridge")
-        _need(card.dipole is None or card.dipole.dc == 0, "dipole.dc must be 0: learned_proximal takes D(0) = 0")
+    if p.scheme in PROXIMAL:
+        task = PROXIMAL[p.scheme]
+        _need(card.task == task, f"physics.scheme {p.scheme} is for task {task}, not {card.task}")
+        _need(isinstance(p.weight, float), f"physics.weight must be one number: {p.scheme} has one ridge")
+        _need(card.dipole is None or card.dipole.dc == 0, f"dipole.dc must be 0: {p.scheme} takes D(0) = 0")
 
 
 def _self_tests(card: Card) -> None:

@@ -16,6 +16,7 @@ from qsm_runtime.networks import adapt, unrolled
 from qsm_runtime.networks.adapt import Sizes
 from qsm_runtime.networks.card import Card
 from qsm_runtime.networks.frame import Frame
+from qsm_runtime.networks.joint_proximal import joint_proximal
 from qsm_runtime.networks.learned_proximal import learned_proximal
 from qsm_runtime.networks.physics import Dipole, tensor
 from qsm_runtime.networks.ports import Net
@@ -24,7 +25,7 @@ from qsm_runtime.networks.runtime import Runtime
 
 Progress = Callable[[float], None] | None
 FIELDS = ("local_field", "total_field")
-TRANSFORMS_ITSELF = "learned_proximal"  # the scheme that crops and pads on its own
+TRANSFORM_THEMSELVES = {"learned_proximal": learned_proximal, "joint_proximal": joint_proximal}  # they crop and pad
 MARGIN_VOXELS = 4  # kept around the mask: what networks saw around a brain
 PHYSICS_MARGIN_MM = 8.0  # the same where the host transforms: keeps periodic images 16 mm apart
 FREE_SHARE = 0.8  # of the free memory that a network may take
@@ -67,7 +68,7 @@ def computed(
         limit = _limit_mib(runtime, session.provider)
         for attempt in range(RETRIES + 1):
             try:
-                inner = None if has_physics(model.card) else progress
+                inner = None if model.card.scheme != "none" else progress
                 net = Net(model.card, session.run, frame, given, limit, inner)
                 made = _through(model.card, net, values, frame, known, progress)
                 break
@@ -101,8 +102,8 @@ def _through(
         return net({**values, **x})
 
     steps, weights, iterations = several(p.step), several(p.weight), p.cg_steps or 0
-    if p.scheme == TRANSFORMS_ITSELF:
-        chi = learned_proximal(
+    if p.scheme in TRANSFORM_THEMSELVES:
+        chi = TRANSFORM_THEMSELVES[p.scheme](
             field,
             frame.mask,
             Grid(frame.shape, frame.voxel_mm, frame.b0_dir),
@@ -118,7 +119,7 @@ def _through(
     shared = (field, frame.mask, dipole, network)
     start = dipole.field(field) * np.float32(steps[0]) if p.start == "adjoint" else np.zeros_like(field)
     if p.scheme == "proximal_gradient":
-        off_axis = "chi_off_axis_field" if "chi_off_axis_field" in _meanings(card) else ""
+        off_axis = "chi_off_axis_field" if "chi_off_axis_field" in card.takes else ""
         chi = unrolled.proximal_gradient(*shared, steps=steps, off_axis=off_axis, progress=progress)
     elif p.scheme == "half_quadratic":
         chi = unrolled.half_quadratic(*shared, weights=weights, iterations=iterations, start=start, progress=progress)
@@ -127,18 +128,14 @@ def _through(
             *shared, weights=weights, power=p.power or 2.0, iterations=iterations, progress=progress
         )
     else:
-        weight = net.given.get("weight") if "weight" in _meanings(card) else None
+        weight = net.given.get("weight") if "weight" in card.takes else None
         chi = unrolled.learned_gradient(*shared, steps=steps, start=start, weight=weight, progress=progress)
     return {"chi": chi}
 
 
-def _meanings(card: Card) -> set[str]:
-    return {part.meaning for port in card.inputs for part in port.parts}
-
-
 def _given(card: Card, frame: Frame, known: Known) -> dict[str, np.ndarray]:
     """What the network may ask for beside its main input, made only where it does."""
-    wanted = _meanings(card)
+    wanted = card.takes
     given: dict[str, np.ndarray] = {
         "b0_dir": np.asarray(frame.b0_dir, np.float32),
         "voxel_mm": np.asarray(frame.voxel_mm, np.float32),
@@ -187,17 +184,13 @@ def _limit_mib(runtime: Runtime, provider: str) -> float:
         return 4096.0
 
 
-def has_physics(card: Card) -> bool:
-    return card.physics is not None and card.physics.scheme != "none"
-
-
 def _on_frame(card: Card) -> bool:
     """Whether the host transforms the frame itself."""
-    return card.physics is not None and card.physics.scheme not in ("none", TRANSFORMS_ITSELF)
+    return card.scheme not in ("none", *TRANSFORM_THEMSELVES)
 
 
 def _margin(card: Card, grid: Grid) -> Sizes:
-    if card.task == "mask" or (card.physics is not None and card.physics.scheme == TRANSFORMS_ITSELF):
+    if card.task == "mask" or card.scheme in TRANSFORM_THEMSELVES:
         return 0, 0, 0
     if not _on_frame(card):
         return MARGIN_VOXELS, MARGIN_VOXELS, MARGIN_VOXELS

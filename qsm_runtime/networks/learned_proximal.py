@@ -91,14 +91,18 @@ def prepare(
         max_iterations=iterations,
     )
     inner, low = state.box.slices, tuple(slice(n) for n in state.box.size)
-    if reliability is None:
-        deviation = np.full(state.mask.shape, noise, np.float32)
-    else:
-        with np.errstate(divide="ignore"):
-            deviation = np.minimum(1 / reliability[inner], np.float32(MOST_DEVIATION * noise))
-    deviation = np.where(state.mask, deviation, np.float32(0)).astype(np.float32)
+    deviation = deviation_ppm(noise, None if reliability is None else reliability[inner], state.mask)
     start = np.where(state.mask, state.x[low], np.float32(0))
     return Prepared(state.box, grid, state.field, w[inner] * state.mask, state.weight2, deviation, start, state.mask)
+
+
+def deviation_ppm(noise_ppm: float, reliability: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
+    """Standard deviation of the field, float32, zero outside the bool `mask`; `noise_ppm` where none is told."""
+    if reliability is None:
+        return np.where(mask, np.float32(noise_ppm), np.float32(0))
+    with np.errstate(divide="ignore"):
+        deviation = np.minimum(1 / reliability, np.float32(MOST_DEVIATION * noise_ppm))
+    return np.where(mask, deviation, np.float32(0)).astype(np.float32, copy=False)
 
 
 def learned_proximal(
@@ -131,18 +135,27 @@ def refine(
     *,
     passes: int = PASSES,
     ridge: float = RIDGE,
+    data_ridge: float = DATA_RIDGE,
+    level_step: float = LEVEL_STEP,
+    background: Callable[[np.ndarray], np.ndarray] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> np.ndarray:
-    """The loop from a starting point on."""
+    """The loop from a starting point on.
+
+    ridge, data_ridge  mu and nu
+    level_step  share of the level's step c that is taken
+    background  gives of a residual field (in the mask's box) what sources outside the mask make: it is taken off the
+                field after each pass. None: the field is a local one
+    """
     grid, inner, low = prepared.grid, prepared.box.slices, tuple(slice(n) for n in prepared.box.size)
     p = plan(prepared.box.fft_shape)
     dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
     step = dipole / (dipole * dipole + np.float32(ridge))
-    close = dipole / (dipole * dipole + np.float32(DATA_RIDGE))
+    close = dipole / (dipole * dipole + np.float32(data_ridge))
     for real_filter in (dipole, step, close):
         real_filter *= np.float32(p.scale)
     seen = {name: np.zeros(grid.shape, np.float32) for name in CHANNELS}
-    chi = prepared.start.copy()
+    chi, field = prepared.start.copy(), prepared.field
     seen["deviation"][inner] = prepared.deviation
     seen["chi_scale"][inner] = prepared.mask * np.float32(prepared.size_ppm)
 
@@ -159,8 +172,8 @@ def refine(
 
     def residual() -> np.ndarray:
         """Puts the level right and returns f - D x."""
-        rest = prepared.field - filtered(chi, dipole)
-        level = np.float32(LEVEL_STEP * np.vdot(weighted, rest) / power) if power > 0 else np.float32(0)
+        rest = field - filtered(chi, dipole)
+        level = np.float32(level_step * np.vdot(weighted, rest) / power) if power > 0 else np.float32(0)
         chi[prepared.mask] += level
         rest -= level * edge
         return rest
@@ -171,8 +184,11 @@ def refine(
         seen["data_step"][inner] = filtered(prepared.weight2 * rest, step) * prepared.mask
         seen["data_gradient"][inner] = filtered(prepared.kept2 * rest, dipole) * prepared.mask
         chi = np.where(prepared.mask, network(seen)["chi"][inner], np.float32(0))
-        left = prepared.weight2 * (prepared.field - filtered(chi, dipole))
-        chi += filtered(left, close) * prepared.mask
+        left = field - filtered(chi, dipole)
+        if background is not None:
+            found = background(left)
+            field, left = field - found, left - found
+        chi += filtered(prepared.weight2 * left, close) * prepared.mask
         rest = residual()
         if progress is not None:
             progress((k + 1) / passes)

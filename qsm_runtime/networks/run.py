@@ -22,12 +22,12 @@ from qsm_runtime.errors import (
 )
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.morphology import erode
-from qsm_runtime.networks import guard, registry
+from qsm_runtime.networks import guard, registry, signature
 from qsm_runtime.networks.card import Card
 from qsm_runtime.networks.compute import FIELDS, Known, computed, frame_of
 from qsm_runtime.networks.frame import LOSS_WARNED, Frame
 from qsm_runtime.networks.registry import Model
-from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.networks.runtime import Implausible, Runtime
 
 Record = Callable[[str, object], None] | None
 Progress = Callable[[float], None] | None
@@ -72,6 +72,7 @@ def run(
     *,
     runtime: Runtime,
     known: Known,
+    implausible: Implausible = "refuse",
     fallback: str = "",
     progress: Progress = None,
     record: Record = None,
@@ -80,6 +81,7 @@ def run(
 
     arrays    by meaning, float32 (x, y, z)
     mask      bool (x, y, z); None where the network finds it
+    implausible  what happens to a local field that speaks against its own B0, voxels or sign (networks/signature.py)
     fallback  method of the stage that takes over out of the trained domain, by raising Leave; "": none
     Raises InputError, MetadataError, UsageError for input that cannot be right, ReconstructionError where the domain is
     left and runtime.strict is set, ModelError, DeviceError.
@@ -94,7 +96,7 @@ def run(
     else:
         grid.check(mask, "mask")
         mask = _eroded(mask, card, grid)
-    said = _judge(card, arrays, mask, grid, known)
+    said = _judge(card, arrays, mask, grid, known, implausible)
     _settle(said, runtime, fallback)
     frame = frame_of(card, mask, grid)
     loss = _rotation_loss(frame, arrays, mask)
@@ -157,18 +159,29 @@ def _eroded(mask: np.ndarray, card: Card, grid: Grid) -> np.ndarray:
     return kept
 
 
-def _judge(card: Card, arrays: Mapping[str, np.ndarray], mask: np.ndarray, grid: Grid, known: Known) -> list[str]:
+def _judge(
+    card: Card,
+    arrays: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    grid: Grid,
+    known: Known,
+    implausible: Implausible,
+) -> list[str]:
     """Doubts; what cannot be right raises InputError."""
     said: list[str] = []
     field = next((arrays[name] for name in FIELDS if name in arrays), None)
     for name in FIELDS:
         if name in arrays:
             said += guard.check_units(arrays[name], mask, name)
+    if "wrapped_phase" in arrays:
+        guard.check_phase(arrays["wrapped_phase"], mask)
     if "local_field" in arrays:
-        seen = guard.look(arrays["local_field"], mask, grid)
-        if seen is not None:
-            guard.check_b0(seen, grid)
-            said += guard.doubts(seen)
+        seen = signature.look(arrays["local_field"], mask, grid)
+        wrong = signature.wrong(seen, grid) if seen is not None else []
+        if wrong and implausible == "refuse":
+            raise InputError("; ".join(wrong) + ". Where the object is like that, implausible=warn runs the network")
+        said += wrong
+        said += signature.doubts(seen) if seen is not None and not wrong else []
     return said + guard.outside(
         card,
         mask,

@@ -10,6 +10,7 @@ from qsm_runtime.errors import UsageError
 from qsm_runtime.networks.card_words import Precision
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino", "ort-cpu")
+Implausible = Literal["refuse", "warn"]  # input that speaks against what is said of it
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 

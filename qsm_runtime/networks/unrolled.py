@@ -5,7 +5,7 @@ proximal_gradient  x = P(z), z = x - step A^T (A x - f), first z = step A^T f. L
                    field that chi13 and chi23 make: MoDL-QSM, Feng 2021, 10.1016/j.neuroimage.2021.118376
 half_quadratic     z = P(x), x = argmin weight |M (D x - f)|^2 + |x - z|^2     Aggarwal 2019, 10.1109/TMI.2018.2865356
 schatten_cg        z = P(x), x = argmin |D x - f|^2 + lambda |x - z|_p^p by majorisation, weights |x - z|^(p - 2);
-                   P sees real and imaginary parts: SpiNet-QSM, Vaddadi 2024, 10.1007/s10334-024-01158-7
+                   P sees real and imaginary parts: SpiNet-QSM, Venkatesh 2024, 10.1007/s10334-024-01158-7
 learned_gradient   x = P(x, step D^T W (f - D x))     Adler 2017, 10.1088/1361-6420/aa9581; Polak 2020, 10.1002/nbm.4271
 
 P is the network with its normalisation, masks and residual rule: values by meaning in, values by meaning out, all

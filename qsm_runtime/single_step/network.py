@@ -1,7 +1,8 @@
 """From the total field, or from the wrapped phase itself, to susceptibility by one network.
 
 A network of task single_step takes the total field; one of task phase_to_chi takes the wrapped phase of each echo, and
-its maps are joined as the card says, by magnitude^2 TE^2 as in iQSM (Gao 2022, 10.1016/j.neuroimage.2022.119410).
+its maps are joined as the card says, by magnitude^2 TE^2 as in iQSM (Gao 2022, 10.1016/j.neuroimage.2022.119410), by
+TE^2 alone where no magnitude is given.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,8 +73,8 @@ def network(
             arrays = {"wrapped_phase": phase}
             made = run.run(found, arrays, mask, grid, runtime=runtime, known=known, fallback=fallback, record=record)
             share = np.float64(1)
-            if found.card.echoes.combine == "magnitude_te2" and signal is not None:
-                share = np.square(signal.astype(np.float64) * time_s)
+            if found.card.echoes.combine == "magnitude_te2":
+                share = np.square(time_s * (1.0 if signal is None else signal.astype(np.float64)))
             total += share * made.values["chi"]
             weight += share
             if progress is not None:

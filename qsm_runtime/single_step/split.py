@@ -149,6 +149,19 @@ def solve(
     start: np.ndarray | None,
 ) -> np.ndarray:
     """x in ppm, float32 of `shape`, meaningful in the mask; regularisation in ppm mm, `start` of `shape` or None."""
+    return extract(solve_in_box(data, prior, box, voxel_mm, regularisation, iterations, start), box, shape)
+
+
+def solve_in_box(
+    data: Fields,
+    prior: Prior,
+    box: Box,
+    voxel_mm: tuple[float, float, float],
+    regularisation: float,
+    iterations: int,
+    start: np.ndarray | None,
+) -> np.ndarray:
+    """`solve` before its x is put back: the work array of the box's plan, free sources and all."""
     plan = fft.plan(box.fft_shape)
     rho, rho_tv, scale = (np.float32(v) for v in (RHO_DATA, RHO_TV_PER_LAMBDA * regularisation, plan.scale))
     normal, power = data.normal(), gradient_power(box.fft_shape, voxel_mm)
@@ -169,4 +182,4 @@ def solve(
         if renew and (done >= RENEW_AFTER or start is not None):
             prior.renew(x)
         prior.update(x)
-    return extract(x, box, shape)
+    return x

@@ -224,8 +224,12 @@ def test_a_head_with_b0_elsewhere_is_refused(made) -> None:
     inversion(truth.local_ppm, truth.mask, grid, model="made", runtime=runtime)
     with pytest.raises(InputError, match="along the array's z axis"):
         inversion(truth.local_ppm, truth.mask, wrong, model="made", runtime=runtime)
-    with pytest.warns(QsmWarning, match="sign of the phase"):
+    with pytest.raises(InputError, match="sign of the phase is turned"):
         inversion(-truth.local_ppm, truth.mask, grid, model="made", runtime=runtime)
+    with pytest.warns(QsmWarning, match="sign of the phase is turned"):
+        inversion(-truth.local_ppm, truth.mask, grid, model="made", runtime=runtime, implausible="warn")
+    with pytest.raises(UsageError, match="implausible must be"):
+        inversion(truth.local_ppm, truth.mask, grid, model="made", runtime=runtime, implausible="no")  # type: ignore[arg-type]
 
 
 def test_a_wrong_tensor_name_or_file_is_refused_or_handed_over(made, scene) -> None:
@@ -271,8 +275,13 @@ def test_total_field_and_phase_to_susceptibility(made, scene) -> None:
     chi = single_step(field, mask, GRID, model="phase", **given)
     weights = np.array([(m * t) ** 2 for m, t in zip((3, 2, 1), times, strict=True)])
     assert np.allclose(chi, field * (weights @ (1, 2, 4)) / weights.sum(), atol=1e-6)
+    chi = single_step(field, mask, GRID, model="phase", **{**given, "magnitude": None})
+    weights = np.square(times)
+    assert np.allclose(chi, field * (weights @ (1, 2, 4)) / weights.sum(), atol=1e-6)
     with pytest.raises(MetadataError, match="wrapped phase"):
         single_step(field, mask, GRID, model="phase", runtime=runtime)
+    with pytest.raises(InputError, match="unwrapped already"):
+        single_step(field, mask, GRID, model="phase", **{**given, "phase_rad": 40 * phase})
 
 
 def test_a_whole_scan_by_a_network_that_takes_phase(made) -> None:

@@ -1,0 +1,1 @@
+"""Images and maps in MRD (ISMRMRD), as scanners stream them through FIRE and OpenRecon."""

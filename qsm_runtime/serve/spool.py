@@ -1,0 +1,378 @@
+"""Objects received and results to send, on disk: the folder an object lies in is its state, a rename changes it.
+
+  incoming/NAME.dcm   received, and of no job yet
+  working/JOB/        objects of a scan that is being reconstructed
+  outgoing/JOB/       derived objects and, for each peer, the list of what it acknowledged (PEER.acks)
+  done/JOB/           objects of an answered scan, job.json, and derived/ once every peer has it
+  failed/JOB/         objects, and job.json with the reason
+
+NAME is a hash of the object's UID: nothing a sender wrote becomes part of a path. However the process ends, `recover`
+returns to a state in which nothing received is lost and no answer is given twice: a job without a whole answer goes
+back to incoming, one whose answer lies in outgoing is done.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from qsm_runtime.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two servers on one spool are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+MIB = 2**20
+STATES = ("incoming", "working", "outgoing", "done", "failed")
+RECORD = "job.json"
+DERIVED = "derived"
+Fsync = Literal["always", "soon", "never"]
+
+
+class SpoolFull(OutputError):
+    """There is no room for what came: the sender keeps it and may try again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """objects: waiting in incoming. held_mib: everything but done. done_jobs, done_mib: the oldest are removed beyond.
+
+    reserve_mib: of the disk, left free for results. fsync: whether an object is on the disk before it is acknowledged
+    ("always"), is written out at once but acknowledged before ("soon": a power failure may take what came in the last
+    moment, an ended process nothing), or when the system likes.
+    """
+
+    objects: int = 50_000
+    held_mib: int = 65_536
+    done_jobs: int = 100
+    done_mib: int = 16_384
+    reserve_mib: int = 512
+    fsync: Fsync = "soon"
+
+
+def name_of(uid: str) -> str:
+    """File name of the object with this UID."""
+    return f"{sha256(uid.encode()).hexdigest()[:40]}.dcm"
+
+
+class Spool:
+    """One folder, one process. Methods may be called by several threads."""
+
+    def __init__(self, root: Path, limits: Limits | None = None) -> None:
+        self.root, self.limits = Path(root), limits or Limits()
+        self._lock = threading.RLock()
+        self._where: dict[str, Path] = {}  # of every object that came, its folder
+        self._sizes: dict[str, int] = {}  # bytes by state
+        self._waiting = 0
+        self._written: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._flusher: threading.Thread | None = None
+        self._held: IO[str] | None = None
+
+    def open(self) -> list[Path]:
+        """Make the folders, repair what an ended process left, and return the objects that wait, oldest first."""
+        for state in STATES:
+            self.folder(state).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._held = open(self.root / "lock", "w")  # noqa: SIM115  held until close
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(f"{self.root} is used by another server; give each its own --spool") from error
+        waiting = self.recover()
+        if self.limits.fsync == "soon":
+            self._flusher = threading.Thread(target=self._flush, name="spool-flush", daemon=True)
+            self._flusher.start()
+        return waiting
+
+    def close(self) -> None:
+        if self._flusher is not None:
+            self._written.put(None)
+            self._flusher.join()
+            self._flusher = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def folder(self, state: str, job: str = "") -> Path:
+        return self.root / state / job
+
+    def recover(self) -> list[Path]:
+        """Bring every folder to a state this process can go on from. Returns the objects in incoming."""
+        with self._lock:
+            for part in self.folder("incoming").glob("*.part"):
+                part.unlink()
+            for draft in self.folder("outgoing").glob(".*"):
+                shutil.rmtree(draft)
+            for job in _folders(self.folder("working")):
+                if self.folder("outgoing", job.name).is_dir() or self.folder("done", job.name).is_dir():
+                    _merge(job, self.folder("done", job.name))
+                else:
+                    for path in job.glob("*.dcm"):
+                        os.replace(path, self.folder("incoming") / path.name)
+                    shutil.rmtree(job)
+            self._where = {}
+            for state in ("done", "failed"):
+                for job in _folders(self.folder(state)):
+                    if state == "done":
+                        self._where.update({path.name: job for path in job.glob("*.dcm")})
+            waiting = sorted(self.folder("incoming").glob("*.dcm"), key=lambda path: path.stat().st_mtime_ns)
+            self._where.update({path.name: self.folder("incoming") for path in waiting})
+            self._waiting = len(waiting)
+            self._sizes = {state: _size(self.folder(state)) for state in STATES}
+            self.retire()
+            return waiting
+
+    def path(self, name: str) -> Path | None:
+        """Where an object lies that is waiting, in work or done; None where there is none."""
+        with self._lock:
+            folder = self._where.get(name)
+        return None if folder is None else folder / name
+
+    def holds(self, name: str, data: bytes) -> bool:
+        """Whether an object that is waiting, in work or done is exactly this."""
+        with self._lock:
+            path = self.path(name)
+            if path is None or path.stat().st_size != len(data):
+                return False
+            return path.read_bytes() == data
+
+    def take(self, name: str, parts: Iterable[bytes]) -> Path:
+        """Write an object to incoming, whole or not at all. Raises SpoolFull."""
+        data = b"".join(parts)
+        self._make_room(len(data))
+        path = self.folder("incoming") / name
+        part = path.with_suffix(f".{threading.get_ident()}.part")
+        try:
+            with open(part, "xb", buffering=0) as stream:
+                stream.write(data)
+                if stream.tell() != len(data):
+                    raise OSError(errno.ENOSPC, "short write")
+                if self.limits.fsync == "always":
+                    os.fsync(stream.fileno())
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise SpoolFull(f"an object could not be stored ({error.strerror}): make room at {self.root}") from error
+        if self.limits.fsync == "always":
+            sync_folder(path.parent)
+        elif self._flusher is not None:
+            self._written.put(path)
+        with self._lock:
+            self._where[name] = path.parent
+            self._waiting += 1
+            self._sizes["incoming"] += len(data)
+        return path
+
+    def drop(self, name: str) -> None:
+        """Forget an object of incoming that was not acknowledged."""
+        with self._lock:
+            path = self.folder("incoming") / name
+            self._sizes["incoming"] -= path.stat().st_size
+            path.unlink()
+            del self._where[name]
+            self._waiting -= 1
+
+    def claim(self, job: str, names: Iterable[str]) -> dict[str, Path]:
+        """Move objects, from incoming or from answered jobs, to a job in work. Returns where each lies now."""
+        folder = self.folder("working", job)
+        folder.mkdir(mode=0o700)
+        return self._move(names, folder)
+
+    def give_back(self, job: str) -> None:
+        """Objects of a job in work wait again."""
+        folder = self.folder("working", job)
+        self._move([path.name for path in folder.glob("*.dcm")], self.folder("incoming"))
+        shutil.rmtree(folder)
+
+    def draft(self, job: str) -> Path:
+        """An empty folder for a job's derived objects, which `answer` makes count."""
+        folder = self.folder("outgoing", f".{job}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def answer(self, job: str, record: Mapping[str, Any]) -> None:
+        """The draft is the answer of a job in work: it may be sent, and the job is done. Raises OutputError."""
+        working, draft = self.folder("working", job), self.folder("outgoing", f".{job}")
+        try:
+            _write_record(draft, record)
+            sync_folder(draft)
+            os.replace(draft, self.folder("outgoing", job))  # from here on the answer is given
+        except OSError as error:
+            raise OutputError(f"{draft}: cannot be written ({error.strerror}); free space") from error
+        sync_folder(self.folder("outgoing"))
+        self._settle(working, "done", record)
+        with self._lock:
+            self._sizes["outgoing"] += _size(self.folder("outgoing", job))
+
+    def fail(self, job: str, record: Mapping[str, Any]) -> None:
+        """A job in work has no answer; record says why."""
+        self._settle(self.folder("working", job), "failed", record)
+
+    def set_aside(self, job: str, record: Mapping[str, Any]) -> None:
+        """Objects of a job in work are of no scan: they are kept as long as answered ones are."""
+        self._settle(self.folder("working", job), "done", record)
+        self.retire()
+
+    def delivered(self, job: str) -> None:
+        """Every peer has a job's answer."""
+        with self._lock:
+            outgoing, done = self.folder("outgoing", job), self.folder("done", job)
+            self._sizes["outgoing"] -= _size(outgoing)
+            done.mkdir(mode=0o700, exist_ok=True)
+            os.replace(outgoing, done / DERIVED)
+            self._sizes["done"] += _size(done / DERIVED)
+            self.retire()
+
+    def undelivered(self, job: str, record: Mapping[str, Any]) -> None:
+        """A job's answer is given up; its derived objects are kept beside the failures."""
+        with self._lock:
+            outgoing, failed = self.folder("outgoing", job), self.folder("failed", job)
+            size = _size(outgoing)
+            _write_record(outgoing, record)
+            os.replace(outgoing, failed)
+            self._sizes["outgoing"] -= size
+            self._sizes["failed"] += size
+
+    def outgoing(self) -> list[str]:
+        """Jobs with an answer that some peer has yet to acknowledge, oldest first."""
+        return sorted(job.name for job in _folders(self.folder("outgoing")) if not job.name.startswith("."))
+
+    def retire(self) -> None:
+        """Remove the oldest jobs of done beyond its limits, but none whose answer is still to be sent."""
+        with self._lock:
+            pending = set(self.outgoing())
+            jobs = [job for job in sorted(_folders(self.folder("done"))) if job.name not in pending]
+            excess = len(jobs) - self.limits.done_jobs
+            for i, job in enumerate(jobs):
+                if i >= excess and self._sizes["done"] <= self.limits.done_mib * MIB:
+                    break
+                self._remove(job)
+
+    def state(self) -> dict[str, Any]:
+        """Objects waiting, jobs in each other state, and MiB in all."""
+        with self._lock:
+            counts = {state: len(_folders(self.folder(state))) for state in STATES[1:]}
+            return {"waiting": self._waiting, **counts, "mib": round(sum(self._sizes.values()) / MIB, 1)}
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            if self._waiting >= self.limits.objects:
+                raise SpoolFull(f"{self._waiting} objects wait already: {self.root} takes no more")
+            held = sum(bytes_ for state, bytes_ in self._sizes.items() if state != "done")
+            if held + size > self.limits.held_mib * MIB:
+                raise SpoolFull(f"{self.root} holds {held // MIB} MiB: remove what failed")
+            needed = size + self.limits.reserve_mib * MIB
+            while shutil.disk_usage(self.root).free < needed:
+                pending = set(self.outgoing())
+                oldest = next((j for j in sorted(_folders(self.folder("done"))) if j.name not in pending), None)
+                if oldest is None:
+                    raise SpoolFull(f"the disk of {self.root} is full: free space")
+                self._remove(oldest)
+
+    def _remove(self, job: Path) -> None:
+        self._sizes["done"] -= _size(job)
+        for path in job.glob("*.dcm"):
+            self._where.pop(path.name, None)
+        shutil.rmtree(job)
+
+    def _move(self, names: Iterable[str], folder: Path) -> dict[str, Path]:
+        with self._lock:
+            moved = {}
+            for name in names:
+                source = self._where[name]
+                os.replace(source / name, folder / name)
+                size = (folder / name).stat().st_size
+                self._sizes[source.relative_to(self.root).parts[0]] -= size
+                self._sizes[folder.relative_to(self.root).parts[0]] += size
+                self._waiting += (folder.name == "incoming") - (source.name == "incoming")
+                self._where[name] = folder
+                moved[name] = folder / name
+            return moved
+
+    def _settle(self, working: Path, state: str, record: Mapping[str, Any]) -> None:
+        with self._lock:
+            place, size = self.folder(state, working.name), _size(working)
+            with contextlib.suppress(OSError):  # a full disk must not keep a job from its place
+                _write_record(working, record)
+            os.replace(working, place)
+            names = [path.name for path in place.glob("*.dcm")]
+            if state == "done":
+                self._where.update(dict.fromkeys(names, place))
+            else:  # sent again, a failed scan is a new one
+                for name in names:
+                    del self._where[name]
+            self._sizes["working"] -= size
+            self._sizes[state] += _size(place)
+
+    def _flush(self) -> None:
+        """Write out what was acknowledged, as soon as the disk can."""
+        while (path := self._written.get()) is not None:
+            for place in (path, self.path(path.name)):  # it may have moved meanwhile
+                try:
+                    with open(place or path, "rb") as stream:
+                        os.fsync(stream.fileno())
+                    break
+                except OSError:
+                    continue
+
+
+def read_record(job: Path) -> dict[str, Any]:
+    """A job's job.json; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((job / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlive a power failure, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_record(job: Path, record: Mapping[str, Any]) -> None:
+    part = job / f"{RECORD}.part"
+    with open(part, "w") as stream:
+        json.dump(record, stream, indent=1, default=str)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, job / RECORD)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move what is in one folder to another, and remove it."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    for path in source.iterdir():
+        if path.suffix == ".part":
+            path.unlink()
+        else:
+            os.replace(path, target / path.name)
+    source.rmdir()
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,71 @@
+"""What a worker does before its first study, so that no study pays for it: imports, kernels, plans, models."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from qsm_runtime import pipeline
+from qsm_runtime import recipe as recipes
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.threads import set_threads
+from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.phantom import simulate_head
+from qsm_runtime.recipe import Recipe
+from qsm_runtime.scan import Scan
+from qsm_runtime.serve.pace import Pace
+
+SMALL = Grid((48, 56, 48), (4.0, 4.0, 4.0))  # enough for every kernel to be compiled
+FIELD_OF_VIEW_MM = 240.0  # of a head, along the longest axis of a shape to be warm for
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The recipes of a worker, the one that is wanted and a cheaper one, and how networks are run."""
+
+    recipe: Recipe
+    cheaper: Recipe
+    runtime: Runtime | None
+
+    @property
+    def same_field(self) -> bool:
+        return pipeline.same_field(self.recipe, self.cheaper)
+
+
+def prepare(recipe: str, cheaper: str, threads: int | None, runtime: Runtime | None) -> Prepared:
+    """Raises QsmError where a recipe does not exist or asks for what cannot be run."""
+    set_threads(threads)
+    return Prepared(recipes.load(recipe), recipes.load(cheaper), runtime)
+
+
+def warm_up(ready: Prepared, shapes: tuple[tuple[int, int, int], ...], pace: Pace) -> None:
+    """Reconstruct a simulated head by both recipes; one of each shape too, whose times `pace` learns.
+
+    Small heads teach no times: coarse voxels take other iterations than fine ones.
+    """
+    head = simulate_head(SMALL).scan
+    for recipe in (ready.recipe, ready.cheaper):
+        pipeline.reconstruct(head, recipe, runtime=ready.runtime)
+    for shape in shapes:
+        scan = enlarged(head, shape)
+        for recipe in (ready.recipe, ready.cheaper):
+            for _ in range(2):  # the first plans the FFTs
+                start = time.perf_counter()
+                result = pipeline.reconstruct(scan, recipe, runtime=ready.runtime)
+                spent = time.perf_counter() - start
+            learn(pace, recipe.name, scan, result.record["seconds"], spent)
+
+
+def learn(pace: Pace, recipe: str, scan: Scan, seconds: dict[str, float], all_s: float) -> None:
+    """Seconds of the stages, and of what lies between them."""
+    pace.learn(recipe, scan.magnitude.shape, seconds | {"between": max(0.0, all_s - sum(seconds.values()))})
+
+
+def enlarged(scan: Scan, shape: tuple[int, int, int]) -> Scan:
+    """A scan on `shape`, from the nearest voxels: quick, and a head to every method."""
+    old = scan.grid.shape
+    x, y, z = (np.minimum(np.arange(n) * m // n, m - 1) for n, m in zip(shape, old, strict=True))
+    place = np.ix_(np.arange(scan.n_echoes), x, y, z)
+    edge_mm = FIELD_OF_VIEW_MM / max(shape)
+    grid = Grid(shape, (edge_mm, edge_mm, edge_mm))
+    return Scan(scan.magnitude[place], scan.phase_rad[place], scan.echo_times_s, scan.b0_tesla, grid)

@@ -1,0 +1,319 @@
+"""The watched folder: studies that consoles export as files are taken when whole and quiet, and answered.
+
+One thread looks, takes and ends studies, so that nothing about them needs a lock; others read, wait for the core and
+write. A study that cannot be answered ends in failed/ with its reason, its files untouched, and the watch goes on.
+"""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from qsm_runtime.errors import InputError, OutputError, QsmError, UsageError
+from qsm_runtime.io.atomic import said, write_files
+from qsm_runtime.io.dicom.find import FoundDicom
+from qsm_runtime.io.found import Found
+from qsm_runtime.serve.log import StudyLog, hashed, without
+from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, RECORD, Claim, Claims, json_of
+from qsm_runtime.serve.watch_drops import Drop, Drops, find_in
+from qsm_runtime.serve.watch_files import listing
+from qsm_runtime.serve.watch_job import PutOff, Rules, Submits, Work
+
+__all__ = ["Rules", "Watch"]
+
+AT_ONCE = 2  # studies taken: one is read or written while the other is reconstructed
+MAX_TRIES = 3  # a study at whose work the process ended so often is not tried again
+AGAIN_S = 30.0  # before a folder that could not be moved is tried again
+
+
+@dataclass
+class Job:
+    """A claimed study at work: a future for each scan, in their order. problems: what the study as a whole lacks."""
+
+    claim: Claim
+    scans: list[Found]
+    problems: list[str]
+    study: str
+    futures: list[Future[dict[str, Any]]] = field(default_factory=list)
+    again: float = 0.0  # not to be ended before, on the monotonic clock
+
+
+class Watch:
+    """FrontEnd of one folder. Raises UsageError, InputError or OutputError where it cannot be watched or written to."""
+
+    name = "watch"
+
+    def __init__(self, folder: Path, out: Path, core: Submits, log: StudyLog, rules: Rules) -> None:
+        self.folder, self.out, self.rules, self.log = folder.absolute(), out.absolute(), rules, log
+        _check_places(self.folder, self.out)
+        self._stopping, self._wake = threading.Event(), threading.Event()
+        self._work = Work(core, log, rules, self._stopping)
+        self._claims = Claims(self.folder)
+        self._drops = Drops(self.folder, FOLDERS, rules.threads or 2)
+        self._jobs: list[Job] = []
+        self._held: dict[str, float] = {}  # drops that could not be moved: name -> when to try again
+        self._told: set[tuple[str, float]] = set()
+        self._taking = True
+        self._counts = {DONE: 0, FAILED: 0}
+        self._problem = ""
+        self._runners = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch-scan")
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="watch-turn")
+        self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def accepting(self, yes: bool) -> None:
+        self._taking = yes
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the scans that were begun; what is left stays in working for the next start."""
+        self._taking = False
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._runners.shutdown()
+        self._turns.shutdown()
+        self._drops.headers.close()
+        self._claims.close()
+
+    def state(self) -> dict[str, Any]:
+        drops = list(self._drops.current.values())
+        return {
+            "ready": not self._problem and self._taking,
+            "where": f"{self.folder} to {self.out}",
+            "waiting": len(drops),
+            "incomplete": sum(bool(drop.lacks) for drop in drops),
+            "working": len(self._jobs),
+            **self._counts,
+            **({"problem": self._problem} if self._problem else {}),
+        }
+
+    def _loop(self) -> None:
+        """Turns until nothing is to be done; an error in one is told, and the next begins anew."""
+        self._guarded(self._resume)
+        while not (self._stopping.is_set() and all(f.done() for job in self._jobs for f in job.futures)):
+            self._wake.clear()
+            begun = time.monotonic()
+            self._guarded(self._turn)
+            spent = time.monotonic() - begun
+            reading = self._drops.waiting and not self._problem
+            self._wake.wait(0.0 if reading else max(self.rules.poll_s, 10 * spent))
+        self._guarded(self._end_finished)
+
+    def _guarded(self, turn: Callable[[], None]) -> None:
+        """Do a turn; what goes wrong in it is told once, and /ready says no while it lasts."""
+        error = self._turns.submit(turn).exception()
+        problem = "" if error is None else f"{type(error).__name__}: {error}"
+        if problem and problem != self._problem:
+            self.log.event("watch.problem", level="error", message=problem)
+        self._problem = problem
+
+    def _resume(self) -> None:
+        """Take up what an earlier process left."""
+        for claim in self._claims.unfinished():
+            shutil.rmtree(self._part(claim), ignore_errors=True)
+            published = self.out / claim.name / RECORD
+            if published.is_file():  # ended after the maps were out and before the originals were moved
+                document = json.loads(published.read_text(encoding="ascii"))
+                self._move(claim, document, document.get("reason", ""))
+                continue
+            self.log.event("watch.resumed", study=hashed(claim.drop), tries=claim.tries)
+            foreign = listing(claim.data).foreign if claim.data.is_dir() else {}
+            if foreign:
+                self._begin(claim, [], _refusals(foreign))
+            elif claim.tries >= MAX_TRIES:
+                self._begin(claim, [], [f"the process ended {claim.tries} times while it worked on this study"])
+            else:
+                scans, why = find_in(claim.data)
+                self._begin(claim, scans, [why] if why else [])
+
+    def _turn(self) -> None:
+        self._end_finished()
+        if not self._taking:
+            return
+        self._drops.look()
+        self._check_out()
+        for drop in self._drops.current.values():
+            if len(self._jobs) >= AT_ONCE:
+                return
+            if drop.quiet_s < self.rules.settle_s or self._held.get(drop.name, 0.0) > time.monotonic():
+                continue
+            if drop.foreign:
+                self._take(drop, _refusals(drop.foreign))
+            elif not self._drops.read(drop):
+                continue
+            elif not (lacks := self._drops.assess(drop)):
+                self._take(drop, [])
+            elif drop.quiet_s >= self.rules.give_up_s:
+                self._take(drop, [lack for lack in lacks if not drop.scans])
+            else:
+                self._tell_once(drop, lacks)
+
+    def _take(self, drop: Drop, problems: Sequence[str]) -> None:
+        """Claim a drop and begin its scans; one that changed in that moment is put back."""
+        try:
+            claim = self._claims.take(drop)
+        except OutputError as error:
+            self._held[drop.name] = time.monotonic() + AGAIN_S
+            self.log.event(
+                "watch.held",
+                level="error",
+                study=study_of(drop.scans, drop.name),
+                message=nameless(str(error), drop.name),
+            )
+            return
+        self._held.pop(drop.name, None)
+        here = listing(claim.data) if claim.data.is_dir() else None
+        if here is not None and (here.files, here.foreign) != (drop.files, drop.foreign):
+            if self._claims.put_back(claim):
+                drop.changed = time.monotonic()
+                return
+            scans, why = ([], "") if here.foreign else find_in(claim.data)
+            problems = [*_refusals(here.foreign), *([why] if why else [])]
+        else:
+            scans = [] if problems else self._drops.moved(drop, claim.data)
+        size = sum(mark.size for mark in drop.files.values())
+        self.log.event(
+            "watch.taken", study=study_of(scans, drop.name), scans=len(scans), files=len(drop.files), mib=size / 2**20
+        )
+        self._begin(claim, scans, problems)
+
+    def _begin(self, claim: Claim, scans: list[Found], problems: Sequence[str]) -> None:
+        self._claims.begin(claim)
+        job = Job(claim, scans, list(problems), study_of(scans, claim.drop))
+        part = self._part(claim)
+        for scan in scans:
+            future = self._runners.submit(partial(self._work.scan, scan, part, study_of([scan], claim.drop)))
+            future.add_done_callback(lambda _: self._wake.set())
+            job.futures.append(future)
+        self._jobs.append(job)
+        self._wake.set()
+
+    def _end_finished(self) -> None:
+        for job in list(self._jobs):
+            if job.again > time.monotonic() or not all(future.done() for future in job.futures):
+                continue
+            errors = [future.exception() for future in job.futures]
+            if any(isinstance(error, PutOff) for error in errors):
+                self._claims.begin(job.claim, -1)
+                self.log.event("watch.put_off", study=job.study)
+                self._jobs.remove(job)
+                continue
+            try:
+                self._end(job, errors)
+                self._jobs.remove(job)
+            except OutputError as error:
+                job.again = time.monotonic() + AGAIN_S
+                said = nameless(str(error), job.claim.drop)
+                self.log.event("watch.held", level="error", study=job.study, message=said)
+
+    def _end(self, job: Job, errors: Sequence[BaseException | None]) -> None:
+        """Publish the maps of a job that has some, then move its originals. Raises OutputError."""
+        scans = []
+        for scan, future, error in zip(job.scans, job.futures, errors, strict=True):
+            scans.append(future.result() if error is None else {"scan": scan.name, "error": _error(error)})
+        made = [one for one in scans if "error" not in one]
+        failed = job.problems or len(made) < len(scans) or not scans
+        reason = self._reason(job, scans) if failed else ""
+        document = {
+            "state": FAILED if failed else DONE, "study": job.study, "scans": scans, "problems": job.problems,
+            "reason": reason,
+        }  # fmt: skip
+        part, place = self._part(job.claim), self.out / job.claim.name
+        if made and not place.exists():
+            document["out"] = str(place)
+            write_files({part / RECORD: [json_of(document)]}, overwrite=True)
+            try:
+                os.rename(part, place)
+            except OSError as error:
+                raise OutputError(said(place, error)) from error
+        shutil.rmtree(part, ignore_errors=True)
+        self._move(job.claim, document, reason)
+
+    def _move(self, claim: Claim, document: dict[str, Any], reason: str) -> None:
+        where = document["state"]
+        place = self._claims.end(claim, where, document, reason)
+        self._counts[where] += 1
+        kinds = [one["error"]["kind"] for one in document["scans"] if "error" in one]
+        here = listing(place / DATA)
+        problems = [nameless(text, claim.drop, [*here.files, *here.foreign]) for text in document["problems"]]
+        self.log.event(
+            f"watch.{where}", level="error" if where == FAILED else "info", study=document["study"],
+            scans=len(document["scans"]), kinds=kinds or None, problems=problems or None,
+        )  # fmt: skip
+
+    def _reason(self, job: Job, scans: Sequence[dict[str, Any]]) -> str:
+        lines = ["This study was not answered, or not all of it.", ""]
+        lines += [f"- {problem}" for problem in job.problems]
+        for one in scans:
+            said = one["error"]["message"] if "error" in one else f"answered; maps in {self.out / job.claim.name}"
+            lines.append(f"- {one['scan']}: {said}")
+        lines += ["", "The originals are in data/, as they came. To try again, move them back into", str(self.folder)]
+        return "\n".join(lines) + "\n"
+
+    def _tell_once(self, drop: Drop, lacks: Sequence[str]) -> None:
+        key = (drop.name, drop.changed)
+        if key not in self._told:
+            self._told.add(key)
+            left = self.rules.give_up_s - drop.quiet_s
+            study = study_of(drop.scans, drop.name)
+            names = [*drop.files, *(scan.name for scan in drop.scans if not isinstance(scan, FoundDicom))]
+            said = [nameless(lack, drop.name, names) for lack in lacks[:10]]
+            self.log.event("watch.incomplete", study=study, lacks=said, gives_up_s=left)
+
+    def _part(self, claim: Claim) -> Path:
+        """Where maps are written before they are whole."""
+        return self.out / f".{claim.name}.part"
+
+    def _check_out(self) -> None:
+        """Raise OutputError where nothing can be written: then nothing is taken either."""
+        if not os.access(self.out, os.W_OK | os.X_OK):
+            raise OutputError(f"{self.out}: cannot be written; see that it is there and that this user may write to it")
+
+
+def study_of(scans: Sequence[Found], drop: str) -> str:
+    """The hash by which a study is known to every front end: of its StudyInstanceUID, else of what was dropped."""
+    first = next((scan for scan in scans if isinstance(scan, FoundDicom)), None)
+    return hashed(drop if first is None else first.main.first.instance.study_uid)
+
+
+def nameless(text: str, drop: str, files: Iterable[str] = ()) -> str:
+    """A message for the log: without the name of the drop and of anything in it."""
+    return without(text, [drop, *(part for path in files for part in PurePath(path).parts)])
+
+
+def _refusals(foreign: dict[str, str]) -> list[str]:
+    return [f"{name!r} is {why}: put plain files and folders there" for name, why in sorted(foreign.items())[:10]]
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, QsmError):
+        return {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    if isinstance(error, MemoryError):
+        return {"kind": "MemoryError", "message": "not enough memory for this scan", "exit_code": 5}
+    if isinstance(error, OSError):
+        return {"kind": "OSError", "message": f"{error.strerror or error}", "exit_code": 5}
+    return {"kind": "bug", "message": f"this is a bug: {type(error).__name__}: {error}", "exit_code": 1}
+
+
+def _check_places(folder: Path, out: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise UsageError(f"--out {out} lies in the watched folder, so maps would be taken for studies; choose another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(said(out, error)) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: cannot be written; choose another folder or give this user permission")

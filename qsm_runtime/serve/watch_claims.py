@@ -1,0 +1,247 @@
+"""Where a study of the watched folder is, on disk: a rename takes it, and a rename puts it where it ends.
+
+  working/ID/   taken: study.json (what it is, how often it was tried) and data/, the originals as they came
+  done/ID/      answered; study.json says with what
+  failed/ID/    not answered, or not all of it; study.json and reason.txt say why
+
+Originals are moved and never opened for writing. However the process ends, each file is in the watched folder or in
+exactly one of these; what is in working at a start is taken up again.
+"""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qsm_runtime.errors import OutputError
+from qsm_runtime.io.atomic import REMEDIES, said, write_files
+from qsm_runtime.serve.watch_drops import Drop
+
+try:
+    import fcntl
+except ImportError:  # Windows: two watches of one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+WORKING, DONE, FAILED = FOLDERS = ("working", "done", "failed")
+RECORD, REASON, DATA, LOCK = "study.json", "reason.txt", "data", ".lock"
+LABEL_LENGTH = 40
+
+
+@dataclass
+class Claim:
+    """A study that was taken. name: of its folders here and in the output. drop: what it was called.
+
+    data: the folder to read. tries: how often work on it began, this time included.
+    """
+
+    name: str
+    folder: Path
+    drop: str
+    loose: bool
+    tries: int = 0
+    taken_utc: str = ""
+    files: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / DATA if self.loose else self.folder / DATA / self.drop
+
+    def record(self, state: str) -> dict[str, Any]:
+        return {
+            "name": self.name, "state": state, "drop": self.drop, "loose": self.loose, "taken_utc": self.taken_utc,
+            "tries": self.tries,
+        }  # fmt: skip
+
+
+class Claims:
+    """The three folders in the watched one. Raises OutputError where they cannot be made, moved into, or are in use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = -1
+        try:
+            for name in FOLDERS:
+                (root / name).mkdir(exist_ok=True)
+                if (root / name).is_symlink() or os.stat(root / name).st_dev != os.stat(root).st_dev:
+                    raise OutputError(
+                        f"{root / name} lies on another file system, so nothing can be moved there at once"
+                    )
+            self._take_lock()
+            _try_to_move(root)
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"{root}: studies must be moved out of it; {REMEDIES.get(error.errno or 0, error)}"
+            ) from error
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def take(self, drop: Drop) -> Claim:
+        """Move a drop into working. Raises OutputError where it cannot be moved; then it stays where it is."""
+        now = datetime.now(UTC)
+        folder = _new_folder(self.root / WORKING, f"{now:%Y%m%dT%H%M%SZ}{_label(drop.name)}")
+        entries = {name: tuple(mark) for name, mark in drop.files.items()} if drop.loose else {}
+        entries |= dict.fromkeys(drop.foreign, ()) if drop.loose else {}
+        claim = Claim(folder.name, folder, drop.name, drop.loose, 0, now.isoformat(timespec="seconds"), entries)
+        try:
+            self._write(claim, claim.record(WORKING) | {"files": entries})
+            (folder / DATA).mkdir()
+            if drop.loose:
+                self._move_loose(claim)
+            else:
+                os.rename(drop.root, claim.data)
+        except OSError as error:
+            self.put_back(claim)
+            raise error if isinstance(error, OutputError) else OutputError(said(drop.root, error)) from error
+        return claim
+
+    def put_back(self, claim: Claim) -> bool:
+        """Undo `take`. Returns whether it could be: nothing is put over what came meanwhile."""
+        data = claim.folder / DATA
+        moved = True
+        for entry in sorted(data.iterdir()) if data.is_dir() else []:
+            place = self.root / entry.name
+            try:
+                if os.path.lexists(place):
+                    moved = False
+                else:
+                    os.rename(entry, place)
+            except OSError:
+                moved = False
+        if moved:
+            for rest in (claim.folder / RECORD, data, claim.folder):
+                _remove(rest)
+        return moved
+
+    def unfinished(self) -> Iterator[Claim]:
+        """What an earlier process left in working, oldest first; one that was taken in part is taken whole."""
+        for folder in sorted(path for path in (self.root / WORKING).iterdir() if path.is_dir()):
+            claim = _recorded(folder)
+            if claim.loose:
+                (folder / DATA).mkdir(exist_ok=True)
+                self._move_loose(claim)
+            if not (folder / DATA).is_dir() or not any((folder / DATA).iterdir()):  # ended before anything was moved
+                for rest in (folder / RECORD, folder / DATA, folder):
+                    _remove(rest)
+                continue
+            yield claim
+
+    def begin(self, claim: Claim, step: int = 1) -> None:
+        """Count a try on disk, before it; step -1 takes one back that ended in order."""
+        claim.tries += step
+        self._write(claim, claim.record(WORKING) | {"files": claim.files})
+
+    def end(self, claim: Claim, where: str, document: Mapping[str, Any], reason: str) -> Path:
+        """Move a claim to done or failed with its record and, in failed, its reason. Returns its folder there.
+
+        A record that cannot be written (a full disk) is left out. Raises OutputError where the folder cannot be moved.
+        """
+        files = {claim.folder / RECORD: [json_of(claim.record(where) | dict(document))]}
+        if reason:
+            files[claim.folder / REASON] = [reason.encode("utf-8", "surrogateescape")]
+        with suppress(OutputError):
+            write_files(files, overwrite=True)
+        place = self.root / where / claim.name
+        try:
+            os.rename(claim.folder, place)
+        except OSError as error:
+            raise OutputError(said(place, error)) from error
+        return place
+
+    def _write(self, claim: Claim, document: Mapping[str, Any]) -> None:
+        write_files({claim.folder / RECORD: [json_of(document)]}, overwrite=True)
+
+    def _move_loose(self, claim: Claim) -> None:
+        """Move the listed files that are still in the watched folder and are the ones that were seen there."""
+        for name, mark in claim.files.items():
+            source = self.root / name
+            try:
+                found = os.lstat(source)
+            except FileNotFoundError:
+                continue
+            if not mark or (found.st_size, found.st_mtime_ns, found.st_ino) == tuple(mark):
+                os.rename(source, claim.folder / DATA / name)
+
+    def _take_lock(self) -> None:
+        if fcntl is None:
+            return
+        self._lock = os.open(self.root / WORKING / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise OutputError(f"{self.root} is watched by another process; give each its own folder") from error
+
+
+def json_of(document: Mapping[str, Any]) -> bytes:
+    """A record's text, in ASCII: names of files may hold bytes that no encoding has."""
+    return (json.dumps(document, indent=2, default=str) + "\n").encode("ascii")
+
+
+def _recorded(folder: Path) -> Claim:
+    """A claim as its record has it; as well as can be where there is none."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {os.path.basename(name): tuple(mark) for name, mark in found.get("files", {}).items()}
+        drop, loose = os.path.basename(found["drop"]), bool(found["loose"])
+        return Claim(folder.name, folder, drop, loose, int(found["tries"]), str(found["taken_utc"]), files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        inside = sorted(os.listdir(folder / DATA)) if (folder / DATA).is_dir() else []
+        single = len(inside) == 1 and (folder / DATA / inside[0]).is_dir()
+        return Claim(folder.name, folder, inside[0] if single else folder.name, not single)
+
+
+def _label(name: str) -> str:
+    """What of a drop's name can stand in a path: a patient's odd characters cannot."""
+    kept = re.sub(r"[^A-Za-z0-9.-]+", "-", name.removeprefix("loose files of "))[:LABEL_LENGTH].strip("-.")
+    return f"_{kept}" if kept else ""
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """A folder of this name that neither working nor done nor failed had."""
+    for number in range(1, 10_000):
+        path = parent / (name if number == 1 else f"{name}_{number}")
+        if any((parent.parent / other / path.name).exists() for other in FOLDERS):
+            continue
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(said(path, error)) from error
+        return path
+    raise OutputError(f"{parent / name}: no free name for it")
+
+
+def _try_to_move(root: Path) -> None:
+    """Raise OSError where a folder cannot be moved from `root` into working."""
+    probe = root / f".probe-{os.getpid()}"
+    probe.mkdir()
+    try:
+        os.rename(probe, root / WORKING / probe.name)
+        os.rmdir(root / WORKING / probe.name)
+    except OSError:
+        _remove(probe)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of ours or an empty folder, if it is there."""
+    try:
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+    except OSError:
+        return

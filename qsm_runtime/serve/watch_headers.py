@@ -1,0 +1,79 @@
+"""Headers of files that others wrote, each read once for as long as the file does not change, by threads of their own.
+
+Nothing that such a file makes a reader do ends the watch: an error of any kind becomes the reason why it has no planes.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from qsm_runtime.errors import QsmError
+from qsm_runtime.io.dicom.frames import Frame
+from qsm_runtime.io.dicom.read import Planes, read_file
+from qsm_runtime.serve.watch_files import Print
+
+T = TypeVar("T")
+NEVER_DICOM = (".nii", ".nii.gz", ".json", ".zip", ".tar", ".tar.gz", ".tgz", ".bval", ".bvec", ".txt", ".xml", ".png")
+BATCH = 32  # headers read between two looks at the clock
+
+
+class Headers:
+    """Planes by file."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="headers")
+        self._read: dict[Path, tuple[Print, list[Frame] | str]] = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, files: Mapping[Path, Print], until: float = float("inf")) -> bool:
+        """Read what changed or is new, up to a moment on the monotonic clock. Returns whether all of it was."""
+        new = [path for path, mark in files.items() if self._read.get(path, (None,))[0] != mark]
+        for first in range(0, len(new), BATCH):
+            if time.monotonic() > until:
+                return False
+            futures = {path: self._pool.submit(_planes_of, path) for path in new[first : first + BATCH]}
+            for path, future in futures.items():
+                self._read[path] = (files[path], outcome(future))
+        return True
+
+    def of(self, path: Path) -> list[Frame] | str | None:
+        """The planes of a file, or why it has none (empty for what is no DICOM); None where it was not read yet."""
+        return self._read.get(path, (None, None))[1]
+
+    def planes(self, files: Iterable[str], root: Path, now: Path | None = None) -> Planes:
+        """All planes of files below `root`; with `now`, as if they lay there."""
+        planes = Planes()
+        for name in sorted(files):
+            read = self.of(root / name)
+            if isinstance(read, list) and now is not None:
+                moved = replace(read[0].instance, path=now / name)
+                read = [frame._replace(instance=moved) for frame in read]
+            planes.add(name, "" if read is None else read)
+        return planes
+
+    def keep(self, paths: set[Path]) -> None:
+        """Forget every other file."""
+        self._read = {path: read for path, read in self._read.items() if path in paths}
+
+    def safely(self, function: Callable[[], T]) -> T | str:
+        """What `function` gives, or what went wrong in it."""
+        return outcome(self._pool.submit(function))
+
+
+def outcome(future: Future[T]) -> T | str:
+    """A result, or the text of the error that came instead."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return str(error) if isinstance(error, QsmError) else f"cannot be read ({type(error).__name__}: {error})"
+
+
+def _planes_of(path: Path) -> list[Frame] | str:
+    name = path.name.lower()
+    skipped = name.endswith(NEVER_DICOM) or name.startswith(".") or name == "dicomdir"
+    return "" if skipped else read_file(path)

@@ -1,0 +1,563 @@
+"""What goes wrong, and its outcome: the node stays up, nothing received is lost, nothing wrong is sent."""
+
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from dicom_kit import Destination, FakeCore, Log, Running, Storescp, free_port, scan_files, storescu, until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qsm_runtime.errors import OutputError
+from qsm_runtime.serve import dicom_jobs
+from qsm_runtime.serve.delivery import Delivery, acknowledged, acks_name
+from qsm_runtime.serve.dicom_send import SendError, echo, object_of
+from qsm_runtime.serve.spool import Limits, Spool, read_record
+
+EXAMPLES = int(os.environ.get("QSM_FUZZ_EXAMPLES", "25"))  # more by hand
+FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+MIB = 2**20
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return scan_files(tmp_path / "scan")
+
+
+def serves(run):
+    """Whether the node still answers, quickly, and holds no connection."""
+    start = time.monotonic()
+    echo(run.address, "SCANNER")
+    assert time.monotonic() - start < 5
+    until(lambda: not run.node.state()["associations"])
+
+
+def connect(run):
+    return socket.create_connection(("127.0.0.1", run.node.port), timeout=10)
+
+
+def request(called=b"QSM", calling=b"SCANNER"):
+    """An association request for MR Image Storage (PS3.8 9.3.2)."""
+
+    def item(kind, data):
+        return struct.pack(">BBH", kind, 0, len(data)) + data
+
+    context = b"\1\0\0\0" + item(0x30, b"1.2.840.10008.5.1.4.1.1.4") + item(0x40, b"1.2.840.10008.1.2.1")
+    user = item(0x51, struct.pack(">L", 16384)) + item(0x52, b"1.2.3")
+    body = struct.pack(">HH", 1, 0) + called.ljust(16) + calling.ljust(16) + bytes(32)
+    body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, context) + item(0x50, user)
+    return struct.pack(">BBL", 1, 0, len(body)) + body
+
+
+def fragment(data, flags):
+    """A P-DATA-TF unit with one fragment. flags: 1 command, 2 last."""
+    value = struct.pack(">LBB", len(data) + 2, 1, flags) + data
+    return struct.pack(">BBL", 4, 0, len(value)) + value
+
+
+def store_command(uid=b"1.2.3\0"):
+    def element(tag, data):
+        return struct.pack("<HHL", 0, tag, len(data)) + data
+
+    body = element(0x0002, b"1.2.840.10008.5.1.4.1.1.4\0") + element(0x0100, struct.pack("<H", 1))
+    body += element(0x0110, struct.pack("<H", 1)) + element(0x0700, struct.pack("<H", 0))
+    body += element(0x0800, struct.pack("<H", 1)) + element(0x1000, uid)
+    return element(0, struct.pack("<L", len(body))) + body
+
+
+def closed(peer, limit_s=5.0):
+    """Wait until the other side has closed a connection; what it said before."""
+    peer.settimeout(limit_s)
+    said = b""
+    try:
+        while more := peer.recv(65536):
+            said += more
+    except ConnectionError:
+        pass
+    return said
+
+
+def test_wrong_titles_and_addresses(tmp_path, paths):
+    with Running(tmp_path / "spool", calling=("SCANNER", "MR2")) as run:
+        for called, calling in (("OTHER", "SCANNER"), ("QSM", "STRANGER"), ("QSM", "scanner")):
+            assert storescu(run.node.port, paths[:1], called, calling).returncode != 0
+        with pytest.raises(SendError, match="Calling AE title not recognised"):
+            run.send(paths[:1], "STRANGER")
+        assert storescu(run.node.port, paths[:1], calling="MR2").returncode == 0
+        assert run.node.state()["received"] == 1
+        assert len(run.log.events("association.rejected")) == 4
+    with Running(tmp_path / "other", peers=("10.1.2.3",)) as run:
+        with pytest.raises(SendError):
+            run.send(paths[:1])
+        assert run.log.events("peer.refused")
+
+
+def test_client_vanishes(tmp_path, paths):
+    """In the middle of an object; half of an object is none, and the rest may come later."""
+    with Running(tmp_path / "spool") as run:
+        run.send(paths[:20])
+        with connect(run) as peer:
+            peer.sendall(request())
+            assert peer.recv(65536)[:1] == b"\2"
+            peer.sendall(fragment(store_command(), 3) + fragment(bytes(5000), 0)[:3000])
+        until(lambda: run.log.events("association.ended")[-1]["orderly"] is False)
+        serves(run)
+        assert run.node.spool.state()["waiting"] == 20
+        time.sleep(1)
+        assert not run.core.asked
+        run.send(paths[20:])
+        run.done()
+
+
+NOISE = [
+    pytest.param(lambda rng: rng.randbytes(100 * MIB), id="random"),
+    pytest.param(lambda rng: bytes(100 * MIB), id="zeros"),
+    pytest.param(lambda rng: b"\1\0\xff\xff\xff\xff" + bytes(100 * MIB), id="request of 4 GiB"),
+    pytest.param(lambda rng: b"\4\0\x7f\xff\xff\xff" + bytes(100 * MIB), id="data of 2 GiB"),
+    pytest.param(lambda rng: request() + b"\4\0\x7f\xff\xff\xff" + bytes(100 * MIB), id="2 GiB after a greeting"),
+    pytest.param(lambda rng: request() + fragment(bytes(60_000), 0) * 1700, id="an object without end"),
+    pytest.param(lambda rng: request() + fragment(bytes(60_000), 1) * 1700, id="a command without end"),
+    pytest.param(lambda rng: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="a browser"),
+    pytest.param(lambda rng: request() + fragment(b"\xff" * 500, 3), id="a command that is none"),
+    pytest.param(lambda rng: request()[:40] + rng.randbytes(400), id="a request that is none"),
+]
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_noise(tmp_path, noise):
+    """100 MB of it cost little time and no memory, and the next caller is served."""
+    data = noise(random.Random(1))
+    with Running(tmp_path / "spool", max_object_mib=8) as run:
+        before = peak_mib()
+        start = time.monotonic()
+        with connect(run) as peer:
+            try:
+                peer.sendall(data)
+                peer.shutdown(socket.SHUT_WR)
+                closed(peer)
+            except ConnectionError:
+                pass
+        assert time.monotonic() - start < 5
+        serves(run)
+        assert peak_mib() - before < 60
+        assert run.node.spool.state()["waiting"] == 0
+
+
+def peak_mib():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    pytest.skip("memory is read from /proc")
+
+
+def test_silent_connections(tmp_path, paths):
+    """More than may be open are closed at once; a sender is served meanwhile."""
+    with Running(tmp_path / "spool", max_associations=3) as run:
+        idle = [connect(run) for _ in range(5)]
+        assert run.send(paths[:3]) == {path.name: 0 for path in paths[:3]}
+        idle += [connect(run) for _ in range(10)]
+        assert sum(bool(_is_closed(peer)) for peer in idle) >= 4
+        for peer in idle:
+            peer.close()
+        until(lambda: _served(run))
+        talking = [connect(run) for _ in range(4)]
+        answers = []
+        for peer in talking:
+            peer.sendall(request())
+            answers.append(peer.recv(65536)[:1])
+        assert answers == [b"\2", b"\2", b"\2", b"\3"]  # accepted three times, then rejected
+        for peer in talking:
+            peer.close()
+
+
+def _served(run):
+    try:
+        echo(run.address, "SCANNER", 3.0)
+    except SendError:
+        return False
+    return True
+
+
+def _is_closed(peer):
+    peer.settimeout(0.3)
+    try:
+        return peer.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_duplicates(tmp_path, paths):
+    """The same object again is accepted once; another of the same UID is refused and the first is kept."""
+    changed = pydicom.dcmread(paths[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as(tmp_path / "changed.dcm")
+    with Running(tmp_path / "spool") as run:
+        run.send(paths[:10] + paths[:10] + paths[5:20])
+        assert run.node.state()["received"] == 20
+        assert run.node.state()["again"] == 15
+        assert run.send([tmp_path / "changed.dcm"]) == {"changed.dcm": 0xC001}
+        run.send(paths)
+        (job,) = run.done()
+        kept = pydicom.dcmread(job / run_name(paths[0]))
+        assert kept.PixelData == pydicom.dcmread(paths[0]).PixelData
+        run.send(paths)  # answered already
+        assert run.send([tmp_path / "changed.dcm"]) == {"changed.dcm": 0xC001}
+        time.sleep(1)
+        assert len(run.core.asked) == 1
+        assert run.jobs("done") == [job.name]
+
+
+def run_name(path):
+    from qsm_runtime.serve.spool import name_of
+
+    return name_of(str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID))
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        ([3], "echo 1 (4 ms) lacks 1 of 6 slices"),
+        ([3, 9, 15, 21, 27, 33], "1 of 6 slices is missing, the first after slice 3"),
+        (list(range(12, 18)), "echo 3 (14 ms) missing"),
+        (list(range(18)), "no magnitude images belong to it"),
+        (list(range(18, 36)), "no phase"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, paths, absent, said):
+    with Running(tmp_path / "spool", timeout_s=0.8, settle_s=0.2) as run:
+        run.send([path for i, path in enumerate(paths) if i not in absent])
+        (job,) = run.failed()
+        assert said in read_record(job)["reason"]
+        assert len(list(job.glob("*.dcm"))) == len(paths) - len(absent)  # the originals are kept
+        assert not run.core.asked
+        assert run.log.events("scan.failed")[0]["level"] == "error"
+        run.send(paths)  # and may be sent again
+        run.done()
+
+
+def test_slices_that_come_late_withdraw_the_answer(tmp_path, paths):
+    """A part of the slices that looks whole is begun, and nothing of it is sent when the others come."""
+    first = [path for i, path in enumerate(paths) if i % 6 < 4]
+    with Running(tmp_path / "spool", settle_s=2.0) as run:
+        run.send(first)
+        until(run.core.submitted.is_set)
+        run.send([path for path in paths if path not in first])
+        (job,) = run.done()
+        assert len(list((job / "derived").glob("*.dcm"))) == 6
+        assert run.node.state()["withdrawn"] == 1
+        assert [asked[1].scan.grid.shape[2] for asked in run.core.asked] == [4, 6]
+
+
+def test_slices_that_come_after_the_answer_make_a_new_one(tmp_path, paths):
+    first = [path for i, path in enumerate(paths) if i % 6 < 4]
+    with Running(tmp_path / "spool", settle_s=0.2) as run:
+        run.send(first)
+        run.done()
+        run.send([path for path in paths if path not in first])
+        jobs = run.done(2)
+        assert [len(list((job / "derived").glob("*.dcm"))) for job in jobs] == [4, 6]
+        assert [len(list(job.glob("*.dcm"))) for job in jobs] == [0, 36]
+        assert run.log.events("scan.extended")
+
+
+@pytest.mark.parametrize("kind", ["refused", "bug"])
+def test_reconstruction_fails(tmp_path, paths, kind, monkeypatch):
+    core = FakeCore(fail="the mask is empty; give one with --mask")
+    if kind == "bug":
+        monkeypatch.setattr(core, "submit", lambda *a, **k: 1 / 0)
+    with Running(tmp_path / "spool", core) as run:
+        run.send(paths)
+        (job,) = run.failed()
+        assert ("mask is empty" if kind == "refused" else "ZeroDivisionError") in read_record(job)["reason"]
+        assert len(list(job.glob("*.dcm"))) == 36
+        assert run.jobs("outgoing") == run.jobs("working") == []
+        run.node.jobs.core = FakeCore()
+        run.send(paths)
+        run.done()
+
+
+def test_busy_core(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(dicom_jobs, "BUSY_S", 0.05)
+    with Running(tmp_path / "spool", FakeCore(busy=5)) as run:
+        run.send(paths)
+        run.done()
+        assert run.core.busy == 0
+
+
+def test_full_disk(tmp_path, paths):
+    """A sender is told 0xA700 and may come again."""
+    small = [p for p in paths if p.stat().st_size < 4096]
+    with Running(tmp_path / "spool", limits=Limits(objects=10)) as run:
+        assert sorted(run.send(small).values()) == [0] * 10 + [0xA700] * 26
+        assert "resource" in storescu(run.node.port, small[10:11], more=("+v",)).stdout.lower() + "resource"
+        run.node.spool.limits = Limits()
+        assert set(run.send(small).values()) == {0}
+        run.done()
+
+
+def test_no_room_for_the_answer(tmp_path, paths, monkeypatch):
+    """The answer waits until there is, and nothing of it is sent before."""
+    monkeypatch.setattr(dicom_jobs, "DISK_S", 0.1)
+    tries = []
+    with Running(tmp_path / "spool") as run:
+        real = run.node.jobs._write
+
+        def write(*arguments):
+            tries.append(1)
+            if len(tries) < 4:
+                raise OutputError("the disk is full")
+            return real(*arguments)
+
+        run.node.jobs._write = write
+        run.send(paths)
+        run.done()
+        assert len(run.log.events("answer.not_written")) == 3
+        monkeypatch.setattr(run.node.jobs, "_write", lambda *a: (_ for _ in ()).throw(OutputError("the disk is full")))
+        run.send(scan_files(tmp_path / "next"))
+        (job,) = run.failed()
+        assert "disk is full" in read_record(job)["reason"]
+
+
+def test_destination_down_and_up_again(tmp_path, paths):
+    port = free_port()
+    archive = Storescp(tmp_path / "archive", port)
+    with Running(tmp_path / "spool", to=(archive.destination,)) as run:
+        run.node.delivery._pause_s = 0.1
+        run.send(paths)
+        until(lambda: run.log.events("send.waits"))
+        assert run.jobs("outgoing") == run.jobs("done") != []
+        assert run.node.state()["waiting"]
+        with archive:
+            (_job,) = run.done()
+        assert len(archive.received()) == 6
+        assert run.jobs("outgoing") == []
+        assert "is not there" in run.log.events("send.waits")[0]["reason"]
+    # and across a restart
+    archive = Storescp(tmp_path / "archive2", port)
+    more = scan_files(tmp_path / "more")
+    with Running(tmp_path / "spool2", to=(archive.destination,)) as run:
+        run.send(more)
+        until(lambda: run.jobs("outgoing"))
+    with archive, Running(tmp_path / "spool2", to=(archive.destination,)) as run:
+        run.done()
+        assert not run.core.asked
+        assert len(archive.received()) == 6
+
+
+def outgoing(tmp_path):
+    """A spool with one answer of four objects to send."""
+    spool = Spool(tmp_path / "spool", Limits(fsync="never"))
+    spool.open()
+    (objects := scan_files(tmp_path / "scan", shape=(12, 10, 2), echo_times_ms=(4.0,)))
+    spool.take("0" * 40 + ".dcm", (b"x",))
+    spool.claim("job", ["0" * 40 + ".dcm"])
+    draft = spool.draft("job")
+    for i, path in enumerate(objects):
+        (draft / f"{i}.dcm").write_bytes(path.read_bytes())
+    spool.answer("job", {})
+    return spool
+
+
+@pytest.mark.parametrize("fault", ["vanishes", "no room"])
+def test_what_was_acknowledged_is_not_sent_again(tmp_path, fault):
+    spool = outgoing(tmp_path)
+    to = Destination("A", "127.0.0.1", 1)
+    sent = []
+
+    def send(objects, to, calling, took):
+        for one in objects:
+            if len(sent) == 2 and fault == "vanishes":
+                sent.append("gone")
+                raise SendError("went away")
+            status = 0xA700 if len(sent) == 2 else 0
+            sent.append(one.path.name if not status else "no room")
+            took(one.path, status)
+
+    delivery = Delivery(spool, (to,), "QSM", Log(), send=send, pause_s=0.01)
+    delivery.start()
+    until(lambda: (spool.folder("done", "job") / "derived").is_dir())
+    delivery.stop()
+    assert sorted(name for name in sent if name.endswith("dcm")) == ["0.dcm", "1.dcm", "2.dcm", "3.dcm"]
+    spool.close()
+
+
+def test_each_destination_has_its_own_pace(tmp_path):
+    """One is down: the other gets everything, once, and a restart sends the rest to the first alone."""
+    spool = outgoing(tmp_path)
+    here, down = Destination("A", "127.0.0.1", 1), Destination("B", "127.0.0.1", 2)
+    sent = []
+
+    def send(objects, to, calling, took, up=(here,)):
+        if to not in up:
+            raise SendError("is not there")
+        for one in objects:
+            took(one.path, 0)
+            sent.append((to.ae, one.path.name))
+
+    first = Delivery(spool, (here, down), "QSM", Log(), send=send, pause_s=0.01)
+    first.start()
+    until(lambda: len(acknowledged(spool.folder("outgoing", "job") / acks_name(here))) == 4)
+    first.stop()
+    assert spool.outgoing() == ["job"]
+    again = Delivery(spool, (here, down), "QSM", Log(), send=lambda *a: send(*a, up=(here, down)), pause_s=0.01)
+    again.start()
+    until(lambda: not spool.outgoing())
+    again.stop()
+    assert sorted(sent) == [(ae, f"{i}.dcm") for ae in "AB" for i in range(4)]
+    spool.close()
+
+
+def test_an_object_that_is_refused_is_given_up(tmp_path):
+    spool, log = outgoing(tmp_path), Log()
+    to = Destination("A", "127.0.0.1", 1)
+
+    def send(objects, to, calling, took):
+        for one in objects:
+            took(one.path, 0xA900 if one.path.name == "2.dcm" else 0)
+
+    delivery = Delivery(spool, (to,), "QSM", log, send=send, pause_s=0.01)
+    delivery.start()
+    until(lambda: spool.folder("failed", "job").is_dir())
+    delivery.stop()
+    assert "0xA900" in read_record(spool.folder("failed", "job"))["reason"]
+    assert log.events("answer.refused")
+    assert len(acknowledged(spool.folder("failed", "job") / acks_name(to))) == 3
+    spool.close()
+
+
+class Child:
+    """A node in a process of its own."""
+
+    def __init__(self, spool, *to):
+        script = Path(__file__).with_name("dicom_child.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(spool), *map(str, to)], stdout=subprocess.PIPE, text=True
+        )
+        self.address = Destination("QSM", "127.0.0.1", int(self.process.stdout.readline()))
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9")
+def test_killed_while_it_receives_and_reconstructs(tmp_path, paths):
+    """Killed twice; the third process answers what was acknowledged to the first, once."""
+    from qsm_runtime.serve.dicom_send import send
+
+    spool, hold = tmp_path / "spool", tmp_path / "spool.hold"
+    hold.touch()
+    said = []
+    with Storescp(tmp_path / "archive") as archive:
+        child = Child(spool, archive.destination)
+        send([object_of(p) for p in paths[:30]], child.address, "S", lambda p, s: said.append(s))
+        child.kill()  # while it receives
+        assert said == [0] * 30
+        assert len(list((spool / "incoming").glob("*.dcm"))) == 30
+        child = Child(spool, archive.destination)
+        send([object_of(p) for p in paths[30:]], child.address, "S", lambda p, s: said.append(s))
+        until(lambda: len(list((spool / "working").glob("*/*.dcm"))) == 36)
+        child.kill()  # while it reconstructs
+        assert not archive.received()
+        hold.unlink()
+        with Running(spool, to=(archive.destination,)) as run:
+            (job,) = run.done()
+            assert len(run.core.asked) == 1
+        assert len(archive.received()) == 6
+        assert len(list(job.glob("*.dcm"))) == 36
+    with Running(spool) as run:
+        time.sleep(0.6)
+        assert not run.core.asked
+
+
+def test_stopped_in_the_middle(tmp_path, paths):
+    """A clean stop while a scan is reconstructed: it waits, gives up in time, and the next start answers."""
+    gate = threading.Event()
+    run = Running(tmp_path / "spool", FakeCore(gate=gate))
+    run.node.start()
+    run.send(paths)
+    until(run.core.submitted.is_set)
+    stopper = threading.Thread(target=run.node.stop)
+    stopper.start()
+    time.sleep(0.3)
+    assert stopper.is_alive()
+    gate.set()
+    stopper.join(10)
+    assert not stopper.is_alive()
+    with Running(tmp_path / "spool") as run:
+        (job,) = run.done()
+        assert len(list(job.glob("*.dcm"))) == 36
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory):
+    """One node for all that is thrown at it."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    with Running(folder / "spool", timeout_s=0.5, settle_s=0.2) as run:
+        yield run, scan_files(folder / "scan"), folder
+        assert set(run.send(scan_files(folder / "last")).values()) == {0}
+        run.done()
+
+
+@FUZZ
+@given(data=st.data())
+def test_fuzzed_objects(lasting, data):
+    """Bytes of the header changed, cut or put in: a status each time, and the next sound object is taken."""
+    run, paths, folder = lasting
+    changed = []
+    for i in range(4):
+        whole = bytearray(paths[data.draw(st.integers(0, 35))].read_bytes())
+        for _ in range(data.draw(st.integers(1, 6))):
+            at = data.draw(st.integers(400, len(whole) - 1))
+            junk = data.draw(st.binary(min_size=1, max_size=8))
+            how = data.draw(st.sampled_from(["over", "in", "cut", "end"]))
+            if how == "over":
+                whole[at : at + len(junk)] = junk
+            elif how == "in":
+                whole[at:at] = junk
+            elif how == "cut":
+                del whole[at : at + len(junk)]
+            elif len(whole) > 800:
+                del whole[max(at, 700) :]
+        changed.append(folder / f"fuzz{i}.dcm")
+        changed[-1].write_bytes(whole)
+    said = run.send(changed)
+    assert len(said) == 4
+    assert set(said.values()) <= {0, 0xA900, 0xC000, 0xC001}
+    waiting = run.node.spool.folder("incoming")
+    assert all(object_of(path) is not None for path in waiting.iterdir() if path.suffix == ".dcm" and path.exists())
+
+
+@FUZZ
+@given(junk=st.binary(max_size=200), cut=st.integers(0, 300), kind=st.sampled_from(["greeting", "command", "data"]))
+def test_fuzzed_protocol(lasting, junk, cut, kind):
+    run, _, _ = lasting
+    with connect(run) as peer:
+        try:
+            if kind == "greeting":
+                whole = request()
+                peer.sendall(whole[:cut] + junk + whole[cut + len(junk) :])
+            else:
+                peer.sendall(request())
+                peer.recv(65536)
+                command = store_command()
+                if kind == "command":
+                    command = command[:cut] + junk + command[cut:]
+                peer.sendall(fragment(command, 3) + fragment(junk, 2))
+            peer.shutdown(socket.SHUT_WR)
+            closed(peer, 20.0)
+        except ConnectionError:
+            pass
+    echo(run.address, "SCANNER")

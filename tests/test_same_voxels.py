@@ -1,0 +1,227 @@
+"""One scan, the same voxels by every way in: NIfTI, DICOM files and datasets, MRD, Python, and through the warm core.
+
+A simulated head in the integers that a scanner stores: magnitude 0..4000, phase 0..4095 a turn. Where the affine is
+exact in every format (axial, sagittal and coronal cuts), everything agrees to the bit. An oblique one is rounded to
+float32 by NIfTI and MRD and to text by DICOM: there the images agree to the bit and the maps to that rounding.
+"""
+
+import importlib.util
+import io
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from qsm_runtime import Grid, Scan, load_recipe, reconstruct
+from qsm_runtime.io import read_mask, read_nifti
+from qsm_runtime.io.dicom import assemble, find_dicom
+from qsm_runtime.kernels.threads import set_threads
+from qsm_runtime.phantom import simulate_head
+from qsm_runtime.serve.core import Core, Settings
+from qsm_runtime.serve.log import StudyLog
+from qsm_runtime.units import GAMMA_HZ_PER_T
+
+SHAPE, VOXEL_MM = (40, 48, 40), 4.0
+ECHO_TIMES_MS = (4.0, 9.0, 14.0)
+FREQUENCY_MHZ = 123.25
+LEVELS, FULL_SCALE = 4096, 4000
+THREADS = 2
+MAPS = ("chi_ppm", "mask", "total_ppm", "reliability")
+LPS = np.diag([-1.0, -1.0, 1.0])
+# direction of row, column and slice in array axes (0, 1, 2: right, anterior, superior), and their signs
+CUTS = {
+    "axial": ((0, -1), (1, -1), (2, 1)),
+    "sagittal": ((1, -1), (2, -1), (0, 1)),
+    "coronal": ((0, -1), (2, -1), (1, 1)),
+}
+
+
+def load(path):
+    """The makers of another folder's tests."""
+    name = f"same_voxels_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+made_dicom = load(Path(__file__).parent / "io" / "dicom" / "conftest.py")
+
+
+@dataclass
+class Stored:
+    """What the scanner has: integers (echo, x, y, z) on a grid with an affine in RAS, and a mask."""
+
+    magnitude: np.ndarray
+    levels: np.ndarray
+    affine: np.ndarray
+    mask: np.ndarray
+
+    def protocol(self, cut):
+        """The planes of a cut, for the makers of DICOM and MRD."""
+        axes = CUTS[cut]
+        unit = LPS @ self.affine[:3, :3] / VOXEL_MM
+        directions = [sign * unit[:, axis] for axis, sign in axes]
+        first = [SHAPE[axis] - 1 if sign < 0 else 0 for axis, sign in sorted(axes)]
+        if np.cross(directions[0], directions[1]) @ directions[2] < 0:  # slices are counted along the normal
+            last = axes[2][0]
+            first[last] = SHAPE[last] - 1 - first[last]
+        back, here = np.linalg.inv(self.affine), self
+
+        @dataclass
+        class Cut(made_dicom.Protocol):
+            def values(self, place, echo):
+                ras = np.tensordot(LPS, place, 1)
+                at = np.rint(np.tensordot(back[:3, :3], ras, 1) + back[:3, 3, None, None]).astype(int)
+                levels = here.levels[(echo, *at)]
+                return here.magnitude[(echo, *at)], levels / LEVELS * 2 * np.pi - np.pi
+
+        return Cut(
+            vendor="siemens",
+            orientation=tuple(np.concatenate(directions[:2])),
+            shape=tuple(SHAPE[axis] for axis, _ in axes),
+            spacing_mm=(VOXEL_MM,) * 3,
+            origin=tuple(LPS @ (self.affine[:3, :3] @ first + self.affine[:3, 3])),
+            echo_times_ms=ECHO_TIMES_MS,
+            acquisition="3D",
+            frequency_mhz=FREQUENCY_MHZ,
+        )
+
+
+def scanner(affine):
+    head = simulate_head(Grid.from_affine(SHAPE, affine), echo_times_s=tuple(t / 1000 for t in ECHO_TIMES_MS),
+                         oversample=1)  # fmt: skip
+    scan = head.scan
+    magnitude = np.rint(scan.magnitude * (FULL_SCALE / scan.magnitude.max())).astype(np.uint16)
+    levels = np.mod(np.rint((scan.phase_rad + np.pi) / (2 * np.pi) * LEVELS), LEVELS).astype(np.uint16)
+    return Stored(magnitude, levels, affine, head.truth.mask)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    affine = np.diag([VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0])
+    affine[:3, 3] = (-77.5, -95.25, -80.0)
+    return scanner(affine)
+
+
+@pytest.fixture(scope="module")
+def oblique():
+    a, b = np.radians((12.0, 8.0))
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_y @ about_x * VOXEL_MM
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(SHAPE) / 2) + (1.5, -2.25, 3.0)
+    return scanner(affine)
+
+
+def nifti_files(stored, folder):
+    """A file for each echo and part, as a converter leaves them; returns magnitude and phase files, and the mask."""
+    folder.mkdir()
+    files = {"mag": [], "phase": []}
+    for echo, time_ms in enumerate(ECHO_TIMES_MS):
+        meta = {"EchoTime": time_ms / 1000, "ImagingFrequency": FREQUENCY_MHZ, "Manufacturer": "Siemens"}
+        for part, data in (("mag", stored.magnitude), ("phase", stored.levels)):
+            path = folder / f"echo-{echo + 1}_part-{part}.nii.gz"
+            nib.Nifti1Image(data[echo].astype(np.int16), stored.affine).to_filename(path)
+            path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(meta))
+            files[part].append(path)
+    mask = folder / "mask.nii.gz"
+    nib.Nifti1Image(stored.mask.astype(np.uint8), stored.affine).to_filename(mask)
+    return files, mask
+
+
+def ways_in(stored, cut, folder):
+    """The scan by every way in, by name."""
+    protocol = stored.protocol(cut)
+    files, mask = nifti_files(stored, folder / "nifti")
+    found = {"nifti": read_nifti(files["mag"], files["phase"], mask=mask, threads=THREADS)}
+    made_dicom.save(made_dicom.classic(protocol), folder / "dicom")
+    found["dicom files"] = find_dicom(folder / "dicom")[0].read(mask=mask, threads=1)
+    found["dicom datasets"] = assemble(made_dicom.classic(protocol))[0].read(mask=mask, threads=1)
+    enhanced = replace(protocol, vendor="siemens-xa")
+    found["enhanced dicom"] = assemble(made_dicom.enhanced(enhanced))[0].read(mask=mask, threads=1)
+    if importlib.util.find_spec("ismrmrd") is not None:
+        made_mrd = load(Path(__file__).parent / "io" / "mrd" / "mrd_kit.py")
+        (study,) = made_mrd.studies(made_mrd.Fire(protocol))
+        found["mrd"] = replace(study.acquisition, mask=read_mask(mask, study.acquisition)[0])
+        found["mrd from our client"] = replace(from_client(found["nifti"], made_mrd), mask=found["mrd"].mask)
+    return found
+
+
+def from_client(acquisition, made_mrd):
+    """What the server reads of a scan that `qsm send mrd` sends."""
+    from qsm_runtime.io.mrd.client import Outgoing
+    from qsm_runtime.io.mrd.parameters import Parameters
+    from qsm_runtime.io.mrd.streams import PipeStream
+
+    out = io.BytesIO()
+    Outgoing(acquisition).send(PipeStream(None, out))
+
+    class Sent:
+        stream = staticmethod(out.getvalue)
+
+    (study,) = made_mrd.studies(Sent(), Parameters(phase_sign="+"))
+    return study.acquisition
+
+
+def by_hand(stored):
+    """The Scan a user makes in Python."""
+    phase_rad = stored.levels.astype(np.float32) * np.float32(2 * np.pi / LEVELS) + np.float32(-np.pi)
+    grid = Grid.from_affine(SHAPE, stored.affine)
+    b0_tesla = FREQUENCY_MHZ * 1e6 / GAMMA_HZ_PER_T
+    return Scan(stored.magnitude.astype(np.float32), phase_rad, tuple(t / 1000 for t in ECHO_TIMES_MS), b0_tesla, grid)
+
+
+def assert_same_scan(scan, wanted, name, *, grids=True):
+    assert scan.magnitude.tobytes() == wanted.magnitude.tobytes(), name
+    assert scan.phase_rad.tobytes() == wanted.phase_rad.tobytes(), name
+    assert scan.echo_times_s == wanted.echo_times_s, name
+    assert scan.b0_tesla == wanted.b0_tesla, name
+    if grids:
+        assert scan.grid == wanted.grid, name
+
+
+@pytest.mark.parametrize("cut", list(CUTS))
+def test_every_way_in_is_one_scan(stored, cut, tmp_path):
+    wanted = by_hand(stored)
+    for name, acquisition in ways_in(stored, cut, tmp_path).items():
+        assert_same_scan(acquisition.scan, wanted, name)
+        np.testing.assert_array_equal(acquisition.mask, stored.mask, err_msg=name)
+        np.testing.assert_allclose(acquisition.affine, stored.affine, atol=1e-9, err_msg=name)
+
+
+def test_every_way_in_gives_the_same_voxels(stored, tmp_path):
+    """By recipe default, in this process and in the core's."""
+    set_threads(THREADS)
+    recipe = load_recipe("default")
+    wanted = reconstruct(by_hand(stored), recipe, mask=stored.mask)
+    core = Core(Settings(threads=THREADS), StudyLog(io.StringIO()))
+    core.start()
+    try:
+        for name, acquisition in ways_in(stored, "sagittal", tmp_path).items():
+            here = reconstruct(acquisition.scan, recipe, mask=acquisition.mask)
+            there = core.submit(acquisition, "0123456789ab").result(120).result
+            for result in (here, there):
+                for kind in MAPS:
+                    assert getattr(result, kind).tobytes() == getattr(wanted, kind).tobytes(), (name, kind)
+    finally:
+        core.stop()
+    assert np.abs(wanted.chi_ppm).max() > 0.1
+
+
+def test_oblique_scans_agree_to_the_rounding_of_their_affine(oblique, tmp_path):
+    set_threads(THREADS)
+    recipe = load_recipe("default")
+    wanted = by_hand(oblique)
+    reference = reconstruct(wanted, recipe, mask=oblique.mask).chi_ppm
+    for name, acquisition in ways_in(oblique, "axial", tmp_path).items():
+        assert_same_scan(acquisition.scan, wanted, name, grids=False)
+        np.testing.assert_allclose(acquisition.scan.grid.b0_dir, wanted.grid.b0_dir, atol=1e-6, err_msg=name)
+        chi = reconstruct(acquisition.scan, recipe, mask=acquisition.mask).chi_ppm
+        assert np.abs(chi - reference).max() < 1e-4, name
