@@ -109,7 +109,8 @@ def table(records: list[dict[str, Any]], score: str = "xsim") -> str:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for r in records:
         case = r["case"]
-        text = f"{r['accuracy'][score]:.3f}" if r["status"] == "ok" else r["status"]
+        digits = 1 if score.endswith("_pct") else 3
+        text = f"{r['accuracy'][score]:.{digits}f}" if r["status"] == "ok" else r["status"]
         rows.setdefault((case["model"], case["physics"]), {})[case["scenario"]] = text
     lines = ["| network | physics | " + " | ".join(scenarios) + " |", "|---|---|" + "--:|" * len(scenarios)]
     for (name, physics), cells in rows.items():

@@ -14,7 +14,7 @@ import numpy as np
 from qsm_runtime.errors import InputError, ShapeError
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two axes of an affine still taken as orthogonal
-ROUNDING = 1e-5  # mm of a voxel, and of a unit vector: what an affine in text, float32 or float64 agrees in
+PER_STEP = 1e5  # steps of a mm or a unit vector's length: what an affine in text, float32 and float64 agrees in
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class Grid:
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """To ROUNDING, so that one scan is one grid whichever format its affine came by.
+    """To 1e-5, so that one scan is one grid whichever format its affine came by: formats part at 1e-6 and below.
 
-    Halves are no place to part: sizes such as 220/256 lie there, and neither the last digit of a text nor a float32.
+    Not at halves: voxel sizes such as 220/256 mm lie there, and would fall to either side by the last digit.
     """
-    return np.floor(values / ROUNDING + 0.55) * ROUNDING
+    rounded: np.ndarray = np.floor(values * PER_STEP + 0.55) / PER_STEP
+    return rounded

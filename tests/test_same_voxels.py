@@ -1,8 +1,7 @@
 """One scan, the same voxels by every way in: NIfTI, DICOM files and datasets, MRD, Python, and through the warm core.
 
-A simulated head in the integers that a scanner stores: magnitude 0..4000, phase 0..4095 a turn. Where the affine is
-exact in every format (axial, sagittal and coronal cuts), everything agrees to the bit. An oblique one is rounded to
-float32 by NIfTI and MRD and to text by DICOM: there the images agree to the bit and the maps to that rounding.
+A simulated head in the integers that a scanner stores: magnitude 0..4000, phase 0..4095 a turn. Straight, and oblique
+in axial, sagittal and coronal cuts, where formats round the affine each in its own way: all agree to the bit.
 """
 
 import importlib.util
@@ -19,6 +18,9 @@ import pytest
 from qsm_runtime import Grid, Scan, load_recipe, reconstruct
 from qsm_runtime.io import read_mask, read_nifti
 from qsm_runtime.io.dicom import assemble, find_dicom
+from qsm_runtime.io.mrd.client import Outgoing
+from qsm_runtime.io.mrd.parameters import Parameters
+from qsm_runtime.io.mrd.streams import PipeStream
 from qsm_runtime.kernels.threads import set_threads
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.serve.core import Core, Settings
@@ -50,7 +52,9 @@ def load(path):
     return module
 
 
+pytest.importorskip("ismrmrd", reason="the MRD of this test is written by ismrmrd (pip install ismrmrd)")
 made_dicom = load(Path(__file__).parent / "io" / "dicom" / "conftest.py")
+made_mrd = load(Path(__file__).parent / "io" / "mrd" / "mrd_kit.py")
 
 
 @dataclass
@@ -122,7 +126,7 @@ def oblique():
 
 def nifti_files(stored, folder):
     """A file for each echo and part, as a converter leaves them; returns magnitude and phase files, and the mask."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     files = {"mag": [], "phase": []}
     for echo, time_ms in enumerate(ECHO_TIMES_MS):
         meta = {"EchoTime": time_ms / 1000, "ImagingFrequency": FREQUENCY_MHZ, "Manufacturer": "Siemens"}
@@ -146,20 +150,14 @@ def ways_in(stored, cut, folder):
     found["dicom datasets"] = assemble(made_dicom.classic(protocol))[0].read(mask=mask, threads=1)
     enhanced = replace(protocol, vendor="siemens-xa")
     found["enhanced dicom"] = assemble(made_dicom.enhanced(enhanced))[0].read(mask=mask, threads=1)
-    if importlib.util.find_spec("ismrmrd") is not None:
-        made_mrd = load(Path(__file__).parent / "io" / "mrd" / "mrd_kit.py")
-        (study,) = made_mrd.studies(made_mrd.Fire(protocol))
-        found["mrd"] = replace(study.acquisition, mask=read_mask(mask, study.acquisition)[0])
-        found["mrd from our client"] = replace(from_client(found["nifti"], made_mrd), mask=found["mrd"].mask)
+    (study,) = made_mrd.studies(made_mrd.Fire(protocol))
+    found["mrd"] = replace(study.acquisition, mask=read_mask(mask, study.acquisition)[0])
+    found["mrd from our client"] = replace(from_client(found["nifti"]), mask=found["mrd"].mask)
     return found
 
 
-def from_client(acquisition, made_mrd):
+def from_client(acquisition):
     """What the server reads of a scan that `qsm send mrd` sends."""
-    from qsm_runtime.io.mrd.client import Outgoing
-    from qsm_runtime.io.mrd.parameters import Parameters
-    from qsm_runtime.io.mrd.streams import PipeStream
-
     out = io.BytesIO()
     Outgoing(acquisition).send(PipeStream(None, out))
 
@@ -178,50 +176,49 @@ def by_hand(stored):
     return Scan(stored.magnitude.astype(np.float32), phase_rad, tuple(t / 1000 for t in ECHO_TIMES_MS), b0_tesla, grid)
 
 
-def assert_same_scan(scan, wanted, name, *, grids=True):
+def assert_same_scan(scan, wanted, name):
     assert scan.magnitude.tobytes() == wanted.magnitude.tobytes(), name
     assert scan.phase_rad.tobytes() == wanted.phase_rad.tobytes(), name
     assert scan.echo_times_s == wanted.echo_times_s, name
     assert scan.b0_tesla == wanted.b0_tesla, name
-    if grids:
-        assert scan.grid == wanted.grid, name
+    assert scan.grid == wanted.grid, name
 
 
-@pytest.mark.parametrize("cut", list(CUTS))
-def test_every_way_in_is_one_scan(stored, cut, tmp_path):
+def test_every_way_in_is_one_scan(stored, tmp_path):
     wanted = by_hand(stored)
-    for name, acquisition in ways_in(stored, cut, tmp_path).items():
+    for cut in CUTS:
+        for name, acquisition in ways_in(stored, cut, tmp_path / cut).items():
+            assert_same_scan(acquisition.scan, wanted, f"{cut} {name}")
+            np.testing.assert_array_equal(acquisition.mask, stored.mask, err_msg=name)
+            np.testing.assert_allclose(acquisition.affine, stored.affine, atol=1e-9, err_msg=name)
+
+
+def test_oblique_scans_are_one_scan(oblique, tmp_path):
+    """NIfTI and MRD hold the affine in float32, DICOM in text."""
+    wanted = by_hand(oblique)
+    affines = []
+    for name, acquisition in ways_in(oblique, "coronal", tmp_path).items():
         assert_same_scan(acquisition.scan, wanted, name)
-        np.testing.assert_array_equal(acquisition.mask, stored.mask, err_msg=name)
-        np.testing.assert_allclose(acquisition.affine, stored.affine, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(acquisition.affine, oblique.affine, atol=2e-4, err_msg=name)
+        affines.append(acquisition.affine[:3, :3].tobytes())
+    assert len(set(affines)) > 1  # they do differ
 
 
-def test_every_way_in_gives_the_same_voxels(stored, tmp_path):
+def test_every_way_in_gives_the_same_voxels(oblique, tmp_path):
     """By recipe default, in this process and in the core's."""
     set_threads(THREADS)
     recipe = load_recipe("default")
-    wanted = reconstruct(by_hand(stored), recipe, mask=stored.mask)
+    wanted = reconstruct(by_hand(oblique), recipe, mask=oblique.mask)
+    assert np.abs(wanted.chi_ppm).max() > 0.1
+    ways = ways_in(oblique, "sagittal", tmp_path)
     core = Core(Settings(threads=THREADS), StudyLog(io.StringIO()))
     core.start()
     try:
-        for name, acquisition in ways_in(stored, "sagittal", tmp_path).items():
-            here = reconstruct(acquisition.scan, recipe, mask=acquisition.mask)
-            there = core.submit(acquisition, "0123456789ab").result(120).result
+        for name in ("nifti", "dicom files", "mrd"):
+            here = reconstruct(ways[name].scan, recipe, mask=ways[name].mask)
+            there = core.submit(ways[name], "0123456789ab").result(120).result
             for result in (here, there):
                 for kind in MAPS:
                     assert getattr(result, kind).tobytes() == getattr(wanted, kind).tobytes(), (name, kind)
     finally:
         core.stop()
-    assert np.abs(wanted.chi_ppm).max() > 0.1
-
-
-def test_oblique_scans_agree_to_the_rounding_of_their_affine(oblique, tmp_path):
-    set_threads(THREADS)
-    recipe = load_recipe("default")
-    wanted = by_hand(oblique)
-    reference = reconstruct(wanted, recipe, mask=oblique.mask).chi_ppm
-    for name, acquisition in ways_in(oblique, "axial", tmp_path).items():
-        assert_same_scan(acquisition.scan, wanted, name, grids=False)
-        np.testing.assert_allclose(acquisition.scan.grid.b0_dir, wanted.grid.b0_dir, atol=1e-6, err_msg=name)
-        chi = reconstruct(acquisition.scan, recipe, mask=acquisition.mask).chi_ppm
-        assert np.abs(chi - reference).max() < 1e-4, name

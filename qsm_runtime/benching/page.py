@@ -17,14 +17,15 @@ table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabu
 th, td { padding: .2rem .5rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top; }
 th { border-bottom: 2px solid #111; } .word { text-align: left; }
 tbody tr:nth-child(even) { background: #f5f5f5; }
-.scroll { overflow-x: auto; }
+.long { min-width: 15rem; } .scroll { overflow-x: auto; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-svg { max-width: 100%; height: auto; }
+svg { max-width: 100%; min-width: 34rem; height: auto; }
 .doubt { border-left: 4px solid #D55E00; padding: .3rem .8rem; background: #fdf3ec; }
 .note, .machine { color: #444; font-size: .85rem; overflow-wrap: anywhere; }
 @media print { body { max-width: none; margin: 0; font-size: 10pt; } table { font-size: 7.5pt; }
-  .scroll { overflow: visible; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; }
-  thead { display: table-header-group; } @page { margin: 14mm; } }
+  .scroll { overflow: visible; } .long, svg { min-width: 0; } svg { max-width: 85%; }
+  tr, figure { break-inside: avoid; } h2 { break-after: avoid; } thead { display: table-header-group; }
+  @page { margin: 14mm; } }
 """
 
 
@@ -78,11 +79,11 @@ def _doubts(found: Sequence[str]) -> str:
 
 def _figure(caption: str, drawing: str) -> str:
     titled = drawing.replace("<svg", f'<svg role="img" aria-label="{escape(caption, quote=True)}"', 1)
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{titled}</figure>"
+    return f'<figure><figcaption>{escape(caption)}</figcaption><div class="scroll">{titled}</div></figure>'
 
 
 def _table(table: Table) -> str:
-    kinds = ["word" if c in tables.WORDS else "" for c in table.columns]
+    kinds = ["word long" if c == "accuracy" else "word" if c in tables.WORDS else "" for c in table.columns]
     head = "".join(f'<th class="{k}" scope="col">{escape(c)}</th>' for k, c in zip(kinds, table.columns, strict=True))
     body = "".join(
         "<tr>" + "".join(f'<td class="{k}">{escape(c)}</td>' for k, c in zip(kinds, row, strict=True)) + "</tr>"

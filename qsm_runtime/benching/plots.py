@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from qsm_runtime.benching import records as said
+from qsm_runtime.benching.axes import name_points, plain_ticks
 from qsm_runtime.benching.records import Record
 
 # in the order in which neighbours differ most, also as protanopes and deuteranopes see them
@@ -19,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#F
 MARKERS, HATCHES = "osD^vP*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-    "svg.fonttype": "none", "svg.hashsalt": "qsm", "hatch.linewidth": 0.5,
+    "svg.fonttype": "none", "svg.hashsalt": "qsm", "hatch.linewidth": 0.5, "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -92,9 +93,7 @@ def by_stage(records: Sequence[Record]) -> Figure | None:
 
 def by_part(records: Sequence[Record]) -> Figure | None:
     rows = {
-        f"{r['case']['recipe']}, {r['case']['size']}" + (", empty caches" if r["case"]["caches"] == "empty" else ""): r[
-            "time"
-        ]["breakdown_s"]
+        _row(r) + (", empty caches" if r["case"]["caches"] == "empty" else ""): r["time"]["breakdown_s"]
         for r in records
         if r["kind"] == "cold"
     }
@@ -116,22 +115,23 @@ def against_accuracy(records: Sequence[Record]) -> Figure | None:
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     names = list(dict.fromkeys(said.name_of(r) for r in scored))
     sizes = list(dict.fromkeys(r["case"]["size"] for r in scored))
+    points = []
     for r in scored:
         t, i, k = r["time"], names.index(said.name_of(r)), sizes.index(r["case"]["size"])
         low = float(np.percentile(t["warm_s"] or [t["median_s"]], 5))
         spread = [[max(0.0, t["median_s"] - low)], [max(0.0, t["p95_s"] - t["median_s"])]]
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
-        axis.errorbar(t["median_s"], r["accuracy"]["xsim_full"], xerr=spread, ls="", ms=9, capsize=3, **style)
+        axis.errorbar(t["median_s"], r["accuracy"]["xsim_full"], xerr=spread, ls="", ms=8, capsize=3, **style)
         label = f"{said.name_of(r)} {said.place_of(r)}".strip()
-        axis.annotate(
-            label, (t["median_s"], r["accuracy"]["xsim_full"]), (6, 6), textcoords="offset points", fontsize=8
-        )
+        points.append((t["median_s"], r["accuracy"]["xsim_full"], label))
     for k, size in enumerate(sizes):
         axis.plot([], [], ls="", marker=MARKERS[k % len(MARKERS)], color="black", label=size)
     axis.set(xscale="log", xlabel="seconds (median)", ylabel="XSIM over the whole mask")
-    axis.margins(x=0.2, y=0.15)
+    axis.margins(x=0.15, y=0.25)
     axis.grid(alpha=0.3, which="both")
-    axis.legend(title="size", frameon=False)
+    axis.legend(title="size", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plain_ticks(axis.xaxis)
+    name_points(figure, axis, points)
     return figure
 
 
@@ -175,13 +175,15 @@ def with_volume(records: Sequence[Record]) -> Figure | None:
         voxels = np.array(sorted(times))
         taken = np.array([times[n] for n in voxels])
         power = float(np.polyfit(np.log(voxels), np.log(taken), 1)[0])
-        label = f"{name}: voxels$^{{{power:.2f}}}$"
+        label = f"{name}: seconds ∝ voxels^{power:.2f}"
         axis.loglog(voxels / 1e6, taken, MARKERS[i % 8] + "-", color=COLOURS[i % 8], label=label, ms=8)
         if i == 0:
             axis.loglog(voxels / 1e6, taken[0] * voxels / voxels[0], "k--", lw=1)
     axis.set(xlabel="million voxels", ylabel="seconds (median)")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    plain_ticks(axis.xaxis)
+    plain_ticks(axis.yaxis)
     return figure
 
 
@@ -224,10 +226,11 @@ def _stacked(rows: dict[str, dict[str, float]], label: str) -> Figure | None:
     axis.invert_yaxis()
     axis.set(xlabel=label)
     axis.margins(x=0.1)
-    axis.legend(frameon=False, fontsize=8, ncols=min(8, len(parts)), loc="lower left", bbox_to_anchor=(0, 1.0))
+    axis.legend(frameon=False, fontsize=9, ncols=min(5, len(parts)), loc="lower left", bbox_to_anchor=(0, 1.0))
     return figure
 
 
 def _row(record: Record) -> str:
     case = record["case"]
-    return f"{case['recipe']}, {case['size']}, {said.threads_said(case['threads'])}"
+    words = (case["recipe"], said.place_of(record), case["size"], said.threads_said(case["threads"]))
+    return ", ".join(word for word in words if word)

@@ -61,13 +61,14 @@ def cold(records: Sequence[Record]) -> Table:
         (
             name_of(r),
             r["case"]["size"],
+            place_of(r),
             said.median(r),
             *(seconds(r["time"]["breakdown_s"].get(p, 0.0)) for p in parts),
         )
         for r in found
     ]
     note = "Launch of a fresh process to its first map in memory; the parts are those of the start in the middle."
-    return Table("Cold start", ("what", "size", "total s", *(f"{p} s" for p in parts)), rows, note)
+    return Table("Cold start", ("what", "size", "place", "total s", *(f"{p} s" for p in parts)), rows, note)
 
 
 def stages(records: Sequence[Record]) -> Table:
@@ -84,6 +85,7 @@ def stages(records: Sequence[Record]) -> Table:
                 (
                     r["case"]["recipe"],
                     r["case"]["size"],
+                    place_of(r),
                     str(r["case"]["threads"]),
                     stage.replace("_", " "),
                     seconds(float(np.median(took))) + star(r),
@@ -93,7 +95,7 @@ def stages(records: Sequence[Record]) -> Table:
                     "" if share is None else f"{100 * share:.0f} %",
                 )
             )
-    columns = ("what", "size", "threads", "stage", "median s", "p95 s", "FFTs", "bound s", "share of bound")
+    columns = ("what", "size", "place", "threads", "stage", "median s", "p95 s", "FFTs", "bound s", "share of bound")
     note = (
         "The bound is the stage's own transforms at the machine's rate, inputs and outputs once at copy bandwidth;"
         " 100 % could not be beaten without fewer transforms."

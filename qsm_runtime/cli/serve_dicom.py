@@ -101,8 +101,9 @@ def dicom(
             raise UsageError(f"{option} takes a number above 0, got {value:g}")
 
     from qsm_runtime.serve.dicom_jobs import Timing
-    from qsm_runtime.serve.dicom_node import DicomNode, NodeSettings
+    from qsm_runtime.serve.dicom_node import DicomNode
     from qsm_runtime.serve.dicom_send import Destination
+    from qsm_runtime.serve.dicom_settings import NodeSettings
     from qsm_runtime.serve.spool import Limits
 
     settings = NodeSettings(

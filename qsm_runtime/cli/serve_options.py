@@ -1,5 +1,6 @@
 """Options that every `qsm serve` shares, and the server they make."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -145,9 +146,11 @@ def serve(chosen: Shared, build: "Callable[[Core, StudyLog], Sequence[FrontEnd]]
 
     if not chosen.quiet:
         print(f"warming up for recipe {chosen.recipe} ...", file=sys.stderr, flush=True)
+    logging.captureWarnings(True)  # a DICOM library's would show values of headers, names of patients among them
     try:
         run_service(front_ends, core, log, chosen.health, drain_s=chosen.drain_s, ready=ready)
     finally:
+        logging.captureWarnings(False)
         log.close()
     return 0
 

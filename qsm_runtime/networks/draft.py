@@ -15,12 +15,12 @@ from qsm_runtime.networks.card import SCHEMA, Card, valid_name
 from qsm_runtime.networks.onnx_file import opset, truncated
 from qsm_runtime.networks.registry import Model
 from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.networks.schema import UNKNOWN
 from qsm_runtime.networks.session import describe, open_session
 from qsm_runtime.networks.tensors import DTYPES
 from qsm_runtime.networks.verify import test_inputs
 
 TEST_SHAPES = ((32, 48, 64), (48, 64, 32))  # unequal on every axis, multiples of 16
-UNKNOWN = "?"
 AXES = {5: "ncxyz", 4: "nxyz", 3: "xyz", 0: ""}  # a guess from the number of axes
 
 

@@ -14,6 +14,8 @@ from qsm_runtime.errors import ModelError
 from qsm_runtime.stages import unknown
 
 T = TypeVar("T")
+UNKNOWN = "?"  # in a draft, where null would be an answer
+PLURALS = {float: "numbers", int: "whole numbers", str: "texts"}
 
 
 def read(kind: type[T], value: Any, path: str = "") -> T:
@@ -57,8 +59,8 @@ def describe(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(describe(a) for a in args)
     if origin is tuple:
-        one = describe(args[0]).removeprefix("a ")
-        return f"a list of {one}" if Ellipsis in args else f"a list of {len(args)} values, each {describe(args[0])}"
+        many = PLURALS.get(args[0]) or f"values, each {describe(args[0])}"
+        return f"a list of {many}" if Ellipsis in args else f"a list of {len(args)} {many}"
     if dataclasses.is_dataclass(annotation) or origin is not None:
         return "an object"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false", NoneType: "null"}[
@@ -70,8 +72,8 @@ def _value(annotation: Any, value: Any, path: str) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return _first_that_fits(args, value, path)
-    if value is None:
-        raise ModelError(f"{path} is null: still to be filled in; it takes {describe(annotation)}")
+    if value is None or value == UNKNOWN:
+        raise ModelError(f"{path} is still to be filled in; it takes {describe(annotation)}")
     if origin is Literal:
         if any(value == a and type(value) is type(a) for a in args):
             return value
@@ -109,6 +111,8 @@ def _each(parts: list[tuple[Any, Any, str]]) -> list[Any]:
 def _first_that_fits(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     if value is None and NoneType in kinds:
         return None
+    if value is None or value == UNKNOWN:
+        raise ModelError(f"{path} is still to be filled in; it takes {' or '.join(describe(k) for k in kinds)}")
     rest = [k for k in kinds if k is not NoneType]
     if len(rest) == 1:  # its own message says more than "none of these"
         try:
@@ -120,8 +124,7 @@ def _first_that_fits(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
             return _value(kind, value, path)
         except ModelError:
             continue
-    state = "null: still to be filled in; it takes" if value is None else f"{_shown(value)}, which is not"
-    raise ModelError(f"{path} is {state} {' or '.join(describe(k) for k in rest)}")
+    raise ModelError(f"{path} = {_shown(value)} is not {' or '.join(describe(k) for k in rest)}")
 
 
 def _shown(value: Any) -> str:

@@ -104,7 +104,8 @@ def stored(model: Model, test: SelfTest) -> tuple[dict[str, np.ndarray], dict[st
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing: the self-test of {card.name} needs it") from None
+        remedy = "" if test.seed is None else f"; `qsm models card {card.file.name} --self-test` makes it"
+        raise ModelError(f"{path} is missing: the self-test of {card.name} needs it{remedy}") from None
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"{path}: cannot read the self-test: {error}") from None
     made = {} if test.seed is None else test_inputs(card, test.shape, test.seed)

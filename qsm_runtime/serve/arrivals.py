@@ -12,9 +12,20 @@ from qsm_runtime.io.dicom.read import Planes
 from qsm_runtime.io.dicom.stacks import EchoStack, Stack
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from qsm_runtime.serve.core import Early
 
 LEAST_PLANES = 4  # of an echo that is worth a head start
+
+
+@dataclass
+class HeadStart:
+    """Echoes of one scan that the core has before the others. given: their indices; handing: those on their way."""
+
+    early: "Early"
+    given: set[int] = field(default_factory=set)
+    handing: list["Future[None]"] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -22,8 +33,7 @@ class Study:
     """All that came with one StudyInstanceUID, answered scans included, while more of it may come.
 
     key: its hash. last: when the latest object came, on the monotonic clock; came: the same of each series. senders:
-    associations that brought objects and are still open. fed: by series of the phase, the echoes that have a head
-    start, and what has them.
+    associations that brought objects and are still open. ahead: head starts by the series of the phase.
     """
 
     key: str
@@ -36,19 +46,24 @@ class Study:
     looked_at: float = 0.0
     cost_s: float = 0.0  # of looking
     answered: set[frozenset[str]] = field(default_factory=set, repr=False)
-    fed: dict[str, tuple["Early", set[int]]] = field(default_factory=dict, repr=False)
+    ahead: dict[str, HeadStart] = field(default_factory=dict, repr=False)
     _echoes: dict[tuple, int] = field(default_factory=dict, repr=False)
 
     def add(self, frames: list[Frame]) -> bool:
-        """Take one object's planes. Returns whether it is the first of an echo after others: those may be whole."""
+        """Take one object's planes. Returns whether echoes may be whole now: another begins, or all have as many.
+
+        Where slices come with all their echoes, only the first is true, and only before there is anything whole.
+        """
         self.planes.add("", frames)
         self.count += 1
         first = frames[0]
         self.last = self.came[first.instance.series_uid] = time.monotonic()
+        if first.why_not:
+            return False
         key = (first.instance.series_uid, first.part, first.echo_time_ms, first.echo_number)
-        self._echoes[key] = self._echoes.get(key, 0) + 1
-        begins = self._echoes[key] == 1 and not first.why_not
-        return begins and max(self._echoes.values()) >= LEAST_PLANES
+        self._echoes[key] = own = self._echoes.get(key, 0) + 1
+        most = max(self._echoes.values())
+        return most >= LEAST_PLANES and (own == 1 or (own == most and bool(self.ahead)))
 
     def scans(self) -> list[FoundDicom]:
         """The scans in it as it is now; incomplete ones say what they miss."""
@@ -103,7 +118,7 @@ def placed(found: FoundDicom, places: Mapping[str, Path]) -> FoundDicom:
 
 
 def whole_echoes(found: FoundDicom) -> list[tuple[int, FoundDicom]]:
-    """Echoes of an incomplete scan whose planes are all here, by index, each as a scan of its own.
+    """Echoes of a scan whose planes are all here, by index, each as a scan of its own.
 
     An echo is whole where its parts have the same planes and as many as the scan's fullest echo. One that is still
     coming may look so in its last moment only, when it is whole.

@@ -113,9 +113,7 @@ class Core:
         self._thread.join(drain_s)
         if self._thread.is_alive():
             self._halted = True
-            process = self._supervisor.worker
-            if process is not None:
-                process.kill()
+            self._supervisor.halt()
             self._thread.join()
 
     # what follows runs in the core's own thread
@@ -128,12 +126,21 @@ class Core:
             self._started.set_exception(error)
         else:
             self._started.set_result(None)
+        try:
             while (job := self._next()) is not None:
-                self._answer(job)
+                try:
+                    self._answer(job)
+                finally:
+                    self._refuse(job, "the server failed")
                 self._running = ""
                 del job
+        finally:
+            self._stopping = True
             self._supervisor.end()
-        self._refuse_waiting()
+            with self._lock:
+                jobs, self._jobs = list(self._jobs), deque()
+            for job in jobs:
+                self._refuse(job, "the server stopped before this study's turn")
 
     def _next(self) -> _Job | None:
         """The next study, once there is one; None: there will be none."""
@@ -197,9 +204,7 @@ class Core:
         self._log.event("not_reconstructed", level="error", study=job.study, reason=str(error))
         job.future.set_exception(error)
 
-    def _refuse_waiting(self) -> None:
-        with self._lock:
-            jobs, self._jobs = list(self._jobs), deque()
-        for job in jobs:
-            if job.future.set_running_or_notify_cancel():
-                self._fail(job, ReconstructionError("the server stopped before this study's turn"))
+    def _refuse(self, job: _Job, reason: str) -> None:
+        """Give an answer to a study that has none."""
+        if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
+            self._fail(job, ReconstructionError(f"{reason}; the images are untouched"))

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from qsm_runtime.errors import OutputError
+from qsm_runtime.errors import OutputError, QsmError
 from qsm_runtime.serve.dicom_send import Destination, SendError, object_of, send
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.spool import Spool, read_record
@@ -46,6 +46,7 @@ class Delivery:
         self._news = {one: threading.Event() for one in self.to}
         self._lock = threading.Lock()
         self._waiting: dict[Destination, str] = {}  # why each is not getting anything just now
+        self._kept: dict[tuple[str, Destination], set[str]] = {}  # acknowledged to this process
         self._sent = 0
         self._threads: list[threading.Thread] = []
 
@@ -88,7 +89,7 @@ class Delivery:
                     pause_s = self._pause_s
                 self._waiting.pop(to, None)
                 self._news[to].wait()
-            except SendError as error:
+            except (QsmError, OSError) as error:
                 if to not in self._waiting:
                     self.log.event("send.waits", level="warning", to=to.ae, reason=str(error), pause_s=pause_s)
                 self._waiting[to] = str(error)
@@ -101,7 +102,8 @@ class Delivery:
         if not folder.is_dir():
             return
         acks = folder / acks_name(to)
-        left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in acknowledged(acks)]
+        has = self._has(job, to)
+        left = [path for path in sorted(folder.glob("*.dcm")) if path.name not in has]
         start = time.perf_counter()
         refused: dict[Path, int] = {}
         for _ in range(REFUSED_TRIES if left else 0):
@@ -111,8 +113,9 @@ class Delivery:
                 if status:
                     refused[path] = status
                 else:
-                    acknowledge(acks, path.name)
+                    self._kept[job, to].add(path.name)  # should the disk not take it
                     self._sent += 1
+                    acknowledge(acks, path.name)
 
             if self._old(folder):
                 break
@@ -150,8 +153,15 @@ class Delivery:
             if not folder.is_dir():
                 return
             names = {path.name for path in folder.glob("*.dcm")}
-            if all(names <= acknowledged(folder / acks_name(one)) for one in self.to):
+            if all(names <= self._has(job, one) for one in self.to):
                 self.spool.delivered(job)
+                for one in self.to:
+                    self._kept.pop((job, one), None)
+
+    def _has(self, job: str, to: Destination) -> set[str]:
+        """Names of a job's objects that a destination acknowledged."""
+        listed = acknowledged(self.spool.folder("outgoing", job) / acks_name(to))
+        return listed | self._kept.setdefault((job, to), set())
 
 
 def acks_name(to: Destination) -> str:

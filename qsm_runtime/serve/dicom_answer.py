@@ -1,6 +1,7 @@
 """The derived objects of an answer, as files ready to be sent."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from qsm_runtime.io.dicom.write import derived_series
 if TYPE_CHECKING:
     from qsm_runtime.serve.core import Answer
 
-SENT_MAPS = ("chi",)
+AT_ONCE = 16
 
 
 def write_answer(acquisition: Acquisition, answer: "Answer", folder: Path) -> int:
@@ -28,9 +29,13 @@ def write_answer(acquisition: Acquisition, answer: "Answer", folder: Path) -> in
             for plane, dataset in enumerate(one.datasets, 1):
                 paths.append(folder / f"{number:02d}-{plane:04d}.dcm")
                 dataset.save_as(paths[-1], enforce_file_format=True)
-        for path in paths:  # all at once: the disk may order them
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # the disk writes them together
+            list(pool.map(_sync, paths))
     except OSError as error:
         raise OutputError(said(folder, error)) from error
     return len(paths)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())

@@ -9,41 +9,26 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from qsm_runtime.errors import OutputError, QsmError, ReconstructionError
-from qsm_runtime.io.acquisition import Acquisition
+from qsm_runtime.errors import QsmError
 from qsm_runtime.io.dicom.find import FoundDicom
 from qsm_runtime.io.dicom.frames import Frame
-from qsm_runtime.serve.arrivals import Study, echo_times_s, names_of, placed, whole_echoes
-from qsm_runtime.serve.log import StudyLog, hashed
-from qsm_runtime.serve.spool import Spool
-
-if TYPE_CHECKING:
-    from qsm_runtime.serve.core import Answer, Early
+from qsm_runtime.serve.arrivals import HeadStart, Study, echo_times_s, names_of, whole_echoes
+from qsm_runtime.serve.dicom_job import Job, Work, utc
+from qsm_runtime.serve.log import hashed
 
 TICK_S = 0.05
 QUIET_S = 0.3  # without a new object, while its sender is still there: worth a look
 AGAIN_S = 1.0  # between looks at a study that keeps coming
 LOOKS = 20  # at least so many times as long as a look takes
 OTHERS = 3  # times settle_s, where only other series of the study keep coming
-BUSY_S = 0.5
-DISK_TRIES, DISK_S = 6, 10.0  # to write an answer while the disk is full
+LINGER_S = 30.0  # a study all of which was answered is kept in mind: more of it may come
 AT_ONCE = 2  # jobs: one is reconstructed while the next is read
-MAX_REASON = 2000
-
-
-class Reconstructs(Protocol):
-    """What of serve.core.Core is used here."""
-
-    def submit(self, acquisition: Acquisition, study: str, *, early: "Early | None" = None) -> "Future[Answer]": ...
-
-    def early(self, study: str) -> "Early": ...
 
 
 @dataclass(frozen=True)
@@ -54,41 +39,12 @@ class Timing:
     timeout_s: float = 300.0
 
 
-@dataclass(eq=False)
-class Job:
-    """A complete scan on its way. settled: the answer may count, or the job is withdrawn."""
-
-    name: str
-    study: Study
-    names: frozenset[str] = field(repr=False)
-    found: FoundDicom = field(repr=False)
-    early: "Early | None" = None
-    settled: threading.Event = field(default_factory=threading.Event, repr=False)
-    withdrawn: bool = False
-    future: "Future[Answer] | None" = field(default=None, repr=False)
-
-    def withdraw(self) -> None:
-        self.withdrawn = True
-        self.settled.set()
-        if self.future is not None:
-            self.future.cancel()
-
-
 class Jobs:
-    """Owns every study. `write(acquisition, answer, folder)` makes the derived objects; `deliver` hears of answers."""
+    """Owns every study; `work` is what is done for a scan once it is complete."""
 
-    def __init__(
-        self,
-        spool: Spool,
-        core: Reconstructs,
-        log: StudyLog,
-        timing: Timing,
-        write: Callable[[Acquisition, "Answer", Path], int],
-        deliver: Callable[[str], None],
-        threads: int | None = None,
-    ) -> None:
-        self.spool, self.core, self.log, self.timing = spool, core, log, timing
-        self._write, self._deliver, self._threads = write, deliver, threads
+    def __init__(self, work: Work, timing: Timing) -> None:
+        self._work, self.timing = work, timing
+        self.spool, self.core, self.log = work.spool, work.core, work.log
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._studies: dict[str, Study] = {}
         self._jobs: list[Job] = []
@@ -110,9 +66,16 @@ class Jobs:
         """An association has ended."""
         self._inbox.put(lambda: self._left(sender, orderly))
 
+    def lost(self, names: list[str]) -> None:
+        """Objects of the spool that cannot be read, found before `start`."""
+        job = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-unreadable"
+        self.spool.claim(job, names)
+        self.spool.fail(job, {"reason": "cannot be read: they were never acknowledged, or the disk has lost them"})
+        self.log.event("scan.failed", level="error", job=job, reason="objects cannot be read", objects=len(names))
+
     def stop(self, drain_s: float = 60.0) -> None:
         """Finish jobs that were begun, within `drain_s`; what is left waits in the spool for the next start."""
-        self._stopping = True
+        self._stopping = self._work.stopping = True
         end = time.monotonic() + drain_s
         while self._jobs and time.monotonic() < end:
             time.sleep(TICK_S)
@@ -130,12 +93,15 @@ class Jobs:
     # the owner's thread from here on
 
     def _run(self) -> None:
+        looked = 0.0
         while not self._stopped:
             with contextlib.suppress(queue.Empty):
                 self._inbox.get(timeout=TICK_S)()
             now = time.monotonic()
-            for uid, study in list(self._studies.items()):
-                self._look(uid, study, now)
+            if now - looked >= TICK_S / 2:  # not for each of hundreds of objects a second
+                looked = now
+                for uid, study in list(self._studies.items()):
+                    self._look(uid, study, now)
 
     def _add(self, frames: list[Frame], sender: int) -> None:
         uid = frames[0].instance.study_uid
@@ -171,9 +137,11 @@ class Jobs:
                 and study.looked_at > now - own
             ):
                 job.settled.set()
-        if not jobs and quiet >= self.timing.timeout_s and not self._stopping:
-            self._close(study)
-            del self._studies[uid]
+        if not jobs and quiet >= min(LINGER_S, self.timing.timeout_s) and not self._stopping:
+            rest = study.names() - frozenset().union(*study.answered)
+            if quiet >= self.timing.timeout_s or not rest:
+                self._close(study)
+                del self._studies[uid]
 
     def _seek(self, study: Study, now: float, patience: float) -> None:
         """Begin what is complete now; withdraw what has changed since it was begun."""
@@ -200,11 +168,13 @@ class Jobs:
             self._begin(study, names, found)
 
     def _begin(self, study: Study, names: frozenset[str], found: FoundDicom) -> None:
-        early = study.fed.pop(found.main.first.instance.series_uid, (None, ()))[0]
-        job = Job(self._name(study), study, names, found, early)
+        ahead = study.ahead.pop(found.main.first.instance.series_uid, None)
+        if ahead is not None:
+            self._hand_over(ahead, found)
+        job = Job(self._name(study), study, names, found, ahead)
         self._jobs.append(job)
         self.log.event("scan.complete", study=study.key, job=job.name, objects=len(names), choice=found.reason)
-        self._workers.submit(self._work, job).add_done_callback(
+        self._workers.submit(self._work.follow, job).add_done_callback(
             lambda done: self._inbox.put(lambda: self._end(job, done))
         )
 
@@ -215,7 +185,8 @@ class Jobs:
             outcome = "withdrawn"
         elif (bug := done.exception()) is not None:
             outcome = "failed"
-            self._fail(job.name, job.study, job.names, f"internal error ({type(bug).__name__}: {bug})")
+            said = str(bug) if isinstance(bug, QsmError) else f"internal error ({type(bug).__name__}: {bug})"
+            self._work.fail(job.name, job.study, job.names, said)
         else:
             outcome = done.result()
         self._counts[outcome] += 1
@@ -228,30 +199,24 @@ class Jobs:
 
     def _close(self, study: Study) -> None:
         """Nothing more will come: what was not answered fails, with what it misses, or was of no use."""
-        for early, _ in study.fed.values():
-            early.cancel()
+        for ahead in study.ahead.values():
+            ahead.early.cancel()
         answered = frozenset[str]().union(*study.answered)
         failed = False
         for found in study.scans():
             names = names_of(found) - answered
             if found.missing and names:
                 failed = True
-                self._fail(self._name(study), study, names, "; ".join(found.missing))
+                self._work.fail(self._name(study), study, names, "; ".join(found.missing))
                 study.leave(names)
         rest = study.names() - answered
         if rest and not failed and not answered:
-            self._fail(self._name(study), study, rest, study.why_none())
+            self._work.fail(self._name(study), study, rest, study.why_none())
         elif rest:
             name = self._name(study)
             self.spool.claim(name, rest)
-            self.spool.set_aside(name, {"study": study.key, "unused": len(rest), "utc": _utc()})
+            self.spool.set_aside(name, {"study": study.key, "unused": len(rest), "utc": utc()})
         self.log.event("study.closed", study=study.key, answered=len(study.answered), unused=len(rest))
-
-    def _fail(self, name: str, study: Study, names: frozenset[str], reason: str) -> None:
-        if not self.spool.folder("working", name).is_dir():
-            self.spool.claim(name, names)
-        self.spool.fail(name, {"study": study.key, "reason": reason[:MAX_REASON], "objects": len(names), "utc": _utc()})
-        self.log.event("scan.failed", level="error", study=study.key, job=name, reason=reason, objects=len(names))
 
     def _name(self, study: Study) -> str:
         self._number += 1
@@ -260,98 +225,18 @@ class Jobs:
     # a head start: echoes that are whole while others still come
 
     def _head_start(self, study: Study) -> None:
+        running = frozenset[str]().union(*(job.names for job in self._jobs if job.study is study), *study.answered)
         for found in study.scans():
             series = found.main.first.instance.series_uid
-            if not found.missing or any(names_of(found) & job.names for job in self._jobs):
+            if names_of(found) & running or not whole_echoes(found):
                 continue
-            whole = whole_echoes(found)
-            if whole:
-                if series not in study.fed:
-                    study.fed[series] = (self.core.early(study.key), set())
-                early, fed = study.fed[series]
-                fresh = [(index, echo) for index, echo in whole if index not in fed]
-                fed.update(index for index, _ in fresh)
-                self._ahead.submit(self._feed, early, fresh, echo_times_s(found))
+            if series not in study.ahead:
+                study.ahead[series] = HeadStart(self.core.early(study.key))
+            self._hand_over(study.ahead[series], found)
 
-    def _feed(self, early: "Early", echoes: Iterable[tuple[int, FoundDicom]], times_s: tuple[float, ...]) -> None:
-        for index, found in echoes:
-            try:
-                scan = found.read(threads=self._threads).scan
-            except QsmError:
-                continue  # it will be said when the whole is read
-            early.echo(
-                index,
-                scan.magnitude[0],
-                scan.phase_rad[0],
-                grid=scan.grid,
-                echo_times_s=times_s,
-                b0_tesla=scan.b0_tesla,
-            )
-
-    # a job's own thread
-
-    def _work(self, job: Job) -> str:
-        if job.withdrawn:
-            return "withdrawn"
-        start, read_s = time.perf_counter(), 0.0
-        places = self.spool.claim(job.name, job.names)
-        reason, answer, acquisition = "", None, None
-        try:
-            acquisition = placed(job.found, places).read(threads=self._threads)
-            read_s = time.perf_counter() - start
-            answer = self._reconstruct(job, acquisition)
-        except CancelledError:
-            job.withdrawn = True
-        except QsmError as error:
-            reason = str(error)
-        job.settled.wait()
-        if job.withdrawn or (reason and self._stopping):  # a core that is stopped answers nothing
-            self.spool.give_back(job.name)
-            return "withdrawn"
-        if answer is None or acquisition is None:
-            self._fail(job.name, job.study, job.names, reason)
-            return "failed"
-        self._answer(job, acquisition, answer, {"read_s": read_s, "job_s": time.perf_counter() - start})
-        self._deliver(job.name)
-        return "answered"
-
-    def _answer(self, job: Job, acquisition: Acquisition, answer: "Answer", timing: dict[str, float]) -> None:
-        """Write the derived objects and make them count, when the disk has room again if it has none."""
-        for attempt in range(DISK_TRIES):
-            start = time.perf_counter()
-            try:
-                written = self._write(acquisition, answer, self.spool.draft(job.name))
-                timing["write_s"] = time.perf_counter() - start
-                how = {"recipe": answer.recipe, "late": answer.late, "objects": len(job.names), "derived": written}
-                said: dict[str, Any] = {**how, **timing, **answer.record}
-                self.spool.answer(job.name, {"study": job.study.key, "utc": _utc(), **said})
-                break
-            except OutputError as error:
-                if attempt == DISK_TRIES - 1:
-                    raise
-                self.log.event("answer.not_written", level="error", study=job.study.key, reason=str(error))
-                time.sleep(DISK_S)
-        said |= {"after_last_s": time.monotonic() - job.study.last, "warnings": answer.result.warnings}
-        self.log.event("scan.answered", study=job.study.key, job=job.name, **said)
-
-    def _reconstruct(self, job: Job, acquisition: Acquisition) -> "Answer":
-        """Wait for the core's answer, and for a place in its queue before."""
-        from qsm_runtime.serve.core import Busy
-
-        while True:
-            try:
-                job.future = self.core.submit(acquisition, job.study.key, early=job.early)
-                break
-            except Busy:
-                if job.settled.wait(BUSY_S) and job.withdrawn:
-                    raise CancelledError from None
-        if job.withdrawn:
-            job.future.cancel()
-        try:
-            return job.future.result()
-        except MemoryError as error:
-            raise ReconstructionError("not enough memory for this scan; use a cheaper recipe") from error
-
-
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def _hand_over(self, ahead: HeadStart, found: FoundDicom) -> None:
+        """Give the core the whole echoes that it does not have yet."""
+        fresh = [(index, echo) for index, echo in whole_echoes(found) if index not in ahead.given]
+        if fresh:
+            ahead.given.update(index for index, _ in fresh)
+            ahead.handing.append(self._ahead.submit(self._work.feed, ahead.early, fresh, echo_times_s(found)))

@@ -5,29 +5,29 @@ decoded here, and Verification. Anything else is refused then. An object is ackn
 the spool and its header could be read.
 """
 
-import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom import evt
 from pynetdicom.pdu_primitives import A_RELEASE
 
 from qsm_runtime.errors import UsageError
-from qsm_runtime.io.dicom.derived import IMPLEMENTATION
 from qsm_runtime.io.dicom.frames import ENHANCED_MR
 from qsm_runtime.io.dicom.instance import CLASSIC_MR
 from qsm_runtime.io.dicom.pixels import decoder_missing
 from qsm_runtime.io.dicom.read import UNCOMPRESSED, read_file
 from qsm_runtime.serve.delivery import Delivery
 from qsm_runtime.serve.dicom_answer import write_answer
-from qsm_runtime.serve.dicom_jobs import Jobs, Reconstructs, Timing
-from qsm_runtime.serve.dicom_send import Destination
+from qsm_runtime.serve.dicom_head import file_head
+from qsm_runtime.serve.dicom_job import Reconstructs, Work
+from qsm_runtime.serve.dicom_jobs import Jobs
+from qsm_runtime.serve.dicom_settings import NodeSettings
+from qsm_runtime.serve.dicom_store import Arrival
 from qsm_runtime.serve.dicom_wire import MAX_REQUEST, BoundedEntity, BoundedServer, BoundedSocket
 from qsm_runtime.serve.log import StudyLog
-from qsm_runtime.serve.spool import MIB, Limits, Spool, SpoolFull, name_of
+from qsm_runtime.serve.spool import MIB, Spool, SpoolFull, name_of
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -39,33 +39,10 @@ LOSSLESS = (  # RLE, JPEG lossless, JPEG-LS, JPEG 2000
     "1.2.840.10008.1.2.4.90",
 )  # fmt: skip
 SUCCESS, NO_ROOM, NOT_OF_CLASS, NOT_UNDERSTOOD, OTHER_CONTENT = 0x0000, 0xA700, 0xA900, 0xC000, 0xC001
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HANDSHAKES = 8  # connections beyond the associations: those that have said nothing yet
 GREETING_S, IDLE_S = 15.0, 300.0
+GRACE_S, PAUSE_S = 20.0, 1.0  # for a sender to finish when the node ends, as long as it does not pause
 LISTEN_S = 0.2
-
-
-@dataclass(frozen=True)
-class NodeSettings:
-    """calling: application entities that may send, all where empty. peers: addresses that may connect, likewise.
-
-    host: what is listened on; any but this machine needs `calling`. port 0: a free one, see DicomNode.port.
-    """
-
-    spool: Path
-    port: int = 11112
-    host: str = "127.0.0.1"
-    ae: str = "QSM"
-    calling: tuple[str, ...] = ()
-    peers: tuple[str, ...] = ()
-    to: tuple[Destination, ...] = ()
-    timing: Timing = field(default_factory=Timing)
-    limits: Limits = field(default_factory=Limits)
-    max_object_mib: int = 512
-    max_associations: int = 8
-    max_unit: int = 1 << 17
-    give_up_h: float = 168.0
-    threads: int | None = None
 
 
 @dataclass
@@ -83,15 +60,15 @@ class DicomNode:
     name = "dicom"
 
     def __init__(self, settings: NodeSettings, core: Reconstructs, log: StudyLog) -> None:
-        _check(settings)
+        settings.check()
         self.settings, self.log = settings, log
         self.spool = Spool(settings.spool, settings.limits)
         self._waiting = self.spool.open()
         self.delivery = Delivery(self.spool, settings.to, settings.ae, log, 3600 * settings.give_up_h)
-        self.jobs = Jobs(
-            self.spool, core, log, settings.timing, write_answer, self.delivery.told, threads=settings.threads
-        )
-        self._accepting = False
+        work = Work(self.spool, core, log, write_answer, self.delivery.told, settings.threads)
+        self.jobs = Jobs(work, settings.timing)
+        self._accepting = self._closed = False
+        self._stored = 0.0  # when the last object came
         self._storing = threading.Lock()
         self._counts = {"received": 0, "again": 0, "refused": 0}
         self._associations: dict[int, _Open] = {}
@@ -104,15 +81,7 @@ class DicomNode:
 
     def start(self) -> None:
         self.jobs.start()
-        for path in self._waiting:
-            frames = read_file(path)
-            if isinstance(frames, str):  # was never acknowledged, or the disk has lost it
-                self.log.event("object.lost", level="error", reason=frames)
-                continue
-            self.jobs.arrived(frames)
-        if self._waiting:
-            self.log.event("spool.resumed", objects=len(self._waiting))
-        self._waiting = []
+        self._resume()
         self.delivery.start()
         self._accepting = True
         self._thread = threading.Thread(
@@ -120,12 +89,32 @@ class DicomNode:
         )
         self._thread.start()
 
+    def _resume(self) -> None:
+        """Take up what waited when the last process ended."""
+        lost = []
+        for path in self._waiting:
+            frames = read_file(path)
+            if isinstance(frames, str):  # was never acknowledged, or the disk has lost it
+                lost.append(path.name)
+            else:
+                self.jobs.arrived(frames)
+        if lost:
+            self.jobs.lost(lost)
+        if self._waiting:
+            self.log.event("spool.resumed", objects=len(self._waiting), unreadable=len(lost))
+        self._waiting = []
+
     def accepting(self, yes: bool) -> None:
+        """False: no new association; those that are open may come to their end."""
         self._accepting = yes
 
     def stop(self) -> None:
         self._accepting = False
         if self._thread is not None:
+            end = time.monotonic() + GRACE_S
+            while time.monotonic() < min(end, self._stored + PAUSE_S):
+                time.sleep(LISTEN_S)
+            self._closed = True
             self._server.shutdown()
             self._thread.join()
             for association in self._server.active_associations:
@@ -163,7 +152,7 @@ class DicomNode:
             entity.add_supported_context(sop_class, syntaxes)
         entity.add_supported_context(VERIFICATION)
         handlers: Any = [
-            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_STORE, self._store_event),
             (evt.EVT_C_ECHO, lambda event: SUCCESS if self._accepting else NO_ROOM),
             (evt.EVT_DIMSE_RECV, _message_read),
             (evt.EVT_ACCEPTED, self._begun),
@@ -181,7 +170,7 @@ class DicomNode:
             self.spool.close()
             where = f"{settings.host}:{settings.port}"
             raise UsageError(f"{where} cannot be listened on ({error.strerror}); choose another --port") from error
-        server.max_unit, server.admit = settings.max_unit, self._admit
+        server.max_unit, server.admit, server.store = settings.max_unit, self._admit, self._store
         server.max_message = settings.max_object_mib * MIB + MAX_REQUEST
         entity._servers.append(server)  # shutdown() takes it off again
         return server
@@ -215,26 +204,30 @@ class DicomNode:
             level = "info" if orderly else "warning"
             self.log.event("association.ended", level=level, orderly=orderly, objects=one.objects, seconds=seconds)
 
-    def _store(self, event: Any) -> int:
-        """The answer to one C-STORE; the status says whether the object is ours to keep now."""
-        if not self._accepting:
-            return NO_ROOM
+    def _store_event(self, event: Any) -> int:
+        """A request that came in an unusual form."""
         request = event.request
         sop_class, uid = str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or "")
-        stream = request.DataSet
-        if not uid or sop_class not in MR_IMAGES or stream is None:
+        parts = [] if request.DataSet is None else [request.DataSet.getvalue()]
+        return self._store(Arrival(event.assoc, sop_class, uid, str(event.context.transfer_syntax), parts))[0]
+
+    def _store(self, sent: Arrival) -> tuple[int, str]:
+        """The answer to one C-STORE: the status says whether the object is ours to keep now."""
+        self._stored = time.monotonic()
+        if self._closed:
+            return NO_ROOM, "shutting down, send it again later"
+        if not sent.uid or sent.sop_class not in MR_IMAGES or not sent.parts:
             return self._refused(NOT_UNDERSTOOD, "no object, or none of MR")
-        data = stream.getvalue()
-        head = file_head(sop_class, uid, str(event.context.transfer_syntax))
-        name = name_of(uid)
+        parts = [file_head(sent.sop_class, sent.uid, sent.syntax), *sent.parts]
+        name = name_of(sent.uid)
         with self._storing:
             if self.spool.path(name) is not None:
-                if self.spool.holds(name, head + data):
+                if self.spool.holds(name, b"".join(parts)):
                     self._counts["again"] += 1
-                    return SUCCESS
+                    return SUCCESS, ""
                 return self._refused(OTHER_CONTENT, "another object of the same UID came before")
             try:
-                path = self.spool.take(name, (head, data))
+                path = self.spool.take(name, parts)
             except SpoolFull as error:
                 return self._refused(NO_ROOM, str(error))
             frames = read_file(path)
@@ -244,7 +237,7 @@ class DicomNode:
             else:
                 instance = frames[0].instance
                 size = instance.frames * instance.plane_bytes
-                if (instance.sop_class, instance.sop_uid) != (sop_class, uid):
+                if (instance.sop_class, instance.sop_uid) != (sent.sop_class, sent.uid):
                     status, reason = NOT_OF_CLASS, "its header names another object than the request"
                 elif not instance.study_uid or not instance.series_uid:
                     reason = "no StudyInstanceUID or SeriesInstanceUID"
@@ -255,53 +248,19 @@ class DicomNode:
             if reason or isinstance(frames, str):
                 self.spool.drop(name)
                 return self._refused(status, reason)
-        if (one := self._associations.get(id(event.assoc))) is not None:
+        if (one := self._associations.get(id(sent.association))) is not None:
             one.objects += 1
         self._counts["received"] += 1
-        self.jobs.arrived(frames, id(event.assoc) if one is not None else 0)
-        return SUCCESS
+        self.jobs.arrived(frames, id(sent.association) if one is not None else 0)
+        return SUCCESS, ""
 
-    def _refused(self, status: int, reason: str) -> int:
+    def _refused(self, status: int, reason: str) -> tuple[int, str]:
         self._counts["refused"] += 1
         self.log.event("object.refused", level="warning", status=f"0x{status:04X}", reason=reason)
-        return status
-
-
-def file_head(sop_class: str, uid: str, syntax: str) -> bytes:
-    """Preamble and file meta information (PS3.10 7.1), explicit little endian."""
-    elements = b"".join(
-        (
-            _element(0x0001, b"OB", b"\0\1"),
-            _element(0x0002, b"UI", sop_class.encode()),
-            _element(0x0003, b"UI", uid.encode()),
-            _element(0x0010, b"UI", syntax.encode()),
-            _element(0x0012, b"UI", IMPLEMENTATION.encode()),
-        )
-    )
-    return b"\0" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
-
-
-def _element(number: int, vr: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    length = struct.pack("<HL", 0, len(value)) if vr == b"OB" else struct.pack("<H", len(value))
-    return struct.pack("<HH", 2, number) + vr + length + value
+        return status, reason
 
 
 def _message_read(event: Any) -> None:
     association: Association = event.assoc
     if isinstance(association.dul.socket, BoundedSocket):
         association.dul.socket.message_read()
-
-
-def _check(settings: NodeSettings) -> None:
-    if not settings.ae.strip() or len(settings.ae) > 16 or not settings.ae.isprintable() or "\\" in settings.ae:
-        raise UsageError(f"an application entity title has 1 to 16 characters and no backslash, got {settings.ae!r}")
-    if settings.host not in LOOPBACK and not settings.calling:
-        raise UsageError("listening on the network needs --calling: the titles of the scanners that may send")
-    if not 4096 <= settings.max_unit <= MAX_REQUEST:
-        raise UsageError(f"--max-pdu takes 4096 to {MAX_REQUEST} bytes, got {settings.max_unit}")
-    for what, value in (("--timeout-s", settings.timing.timeout_s), ("--max-associations", settings.max_associations)):
-        if not value > 0:
-            raise UsageError(f"{what} takes a number above 0, got {value:g}")
-    if not 0 <= settings.timing.settle_s <= settings.timing.timeout_s:
-        raise UsageError(f"--settle-s takes 0 to the timeout, got {settings.timing.settle_s:g}")

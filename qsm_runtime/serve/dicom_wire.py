@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from qsm_runtime.io.dicom.header import MALFORMED
+from qsm_runtime.serve.dicom_store import Arrival, StoreProvider
 
 UNIT_TYPES = range(1, 8)  # of the upper layer's protocol units
 MAX_AHEAD = 4  # messages that a peer may send before the first is answered; then it waits
@@ -113,6 +114,7 @@ class BoundedHandler(RequestHandler):
         wrapped: Any = assoc.dul.socket
         wrapped.__class__ = BoundedSocket
         assoc.dul.state_machine = BoundedStates(assoc.dul)
+        assoc.dimse = StoreProvider(assoc, self.server.store)
         wrapped.max_unit = self.server.max_unit + SLACK
         wrapped.max_message = self.server.max_message
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,7 +123,7 @@ class BoundedHandler(RequestHandler):
 
 
 class BoundedServer(AssociationServer):
-    """Takes connections that `admit` admits: (address, connections open) -> whether.
+    """Takes connections that `admit` admits: (address, connections open) -> whether; objects go to `store`.
 
     Each is begun before the next is looked at, so that none is left out of the count.
     """
@@ -130,6 +132,7 @@ class BoundedServer(AssociationServer):
     max_message = 1 << 30
     read_s = SEND_S
     admit: Callable[[str, int], bool]
+    store: Callable[[Arrival], tuple[int, str]]
     handler = BoundedHandler
 
     def verify_request(self, request: Any, client_address: Any) -> bool:

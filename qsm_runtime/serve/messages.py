@@ -38,11 +38,12 @@ class Drop:
 class Run:
     """Answer this study: one that was opened, or the packed (scan, mask) that follows, with its `text`.
 
-    cheaper: by the cheaper recipe. deadline: time.monotonic() by which the answer is wanted.
+    cheaper: by the cheaper recipe. asked_at, deadline: time.monotonic() of the question and of the latest answer.
     """
 
     number: int
     cheaper: bool
+    asked_at: float
     deadline: float | None
     pace: Pace
     text: bytes = b""

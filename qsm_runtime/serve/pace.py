@@ -8,6 +8,7 @@ from qsm_runtime.calls import Event
 
 KEPT = 32  # matrix sizes remembered
 NEWEST = 0.5  # weight of the newest study
+BETWEEN = "between"  # stages: crops, copies
 TRUSTED_S = 0.2  # work after which a study's own speed is compared with the expected one
 
 Shape = tuple[int, ...]  # of the images: (echo, x, y, z)
@@ -19,7 +20,9 @@ class Pace:
 
     known: dict[tuple[str, Shape], dict[str, float]] = field(default_factory=dict)
 
-    def learn(self, recipe: str, shape: Shape, seconds: Mapping[str, float]) -> None:
+    def learn(self, recipe: str, shape: Shape, seconds: Mapping[str, float], all_s: float) -> None:
+        """seconds: of each stage, in order; all_s: of the stages and what lies between them."""
+        seconds = {**seconds, BETWEEN: max(0.0, all_s - sum(seconds.values()))}
         before = self.known.pop((recipe, shape), seconds)
         new = {stage: NEWEST * s + (1 - NEWEST) * before.get(stage, s) for stage, s in seconds.items()}
         self.known[recipe, shape] = new

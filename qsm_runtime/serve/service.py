@@ -86,6 +86,7 @@ def run_service(
         }
 
     answering = None if health is None else HealthServer(health, state)
+    port = None if answering is None else answering.port
     if answering is not None:
         url.append(answering.url)
         answering.start()
@@ -107,7 +108,7 @@ def run_service(
                 core.stop(0.0)
                 return
             phase[0] = "serving"
-            log.event("service.ready", seconds=time.monotonic() - begun, health=url[0] if url else None)
+            log.event("service.ready", seconds=time.monotonic() - begun, health_port=port)
             _notify("READY=1")
             if ready is not None:
                 ready(state())

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from qsm_runtime.errors import OutputError
+from qsm_runtime.io.atomic import said
 
 try:
     import fcntl
@@ -79,9 +80,12 @@ class Spool:
 
     def open(self) -> list[Path]:
         """Make the folders, repair what an ended process left, and return the objects that wait, oldest first."""
-        for state in STATES:
-            self.folder(state).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._held = open(self.root / "lock", "w")  # noqa: SIM115  held until close
+        try:
+            for state in STATES:
+                self.folder(state).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held = open(self.root / "lock", "w")  # noqa: SIM115  held until close
+        except OSError as error:
+            raise OutputError(said(self.root, error)) from error
         if fcntl is not None:
             try:
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,6 +196,7 @@ class Spool:
         folder = self.folder("working", job)
         self._move([path.name for path in folder.glob("*.dcm")], self.folder("incoming"))
         shutil.rmtree(folder)
+        shutil.rmtree(self.folder("outgoing", f".{job}"), ignore_errors=True)
 
     def draft(self, job: str) -> Path:
         """An empty folder for a job's derived objects, which `answer` makes count."""
@@ -208,7 +213,7 @@ class Spool:
             sync_folder(draft)
             os.replace(draft, self.folder("outgoing", job))  # from here on the answer is given
         except OSError as error:
-            raise OutputError(f"{draft}: cannot be written ({error.strerror}); free space") from error
+            raise OutputError(said(draft, error)) from error
         sync_folder(self.folder("outgoing"))
         self._settle(working, "done", record)
         with self._lock:
@@ -216,6 +221,7 @@ class Spool:
 
     def fail(self, job: str, record: Mapping[str, Any]) -> None:
         """A job in work has no answer; record says why."""
+        shutil.rmtree(self.folder("outgoing", f".{job}"), ignore_errors=True)
         self._settle(self.folder("working", job), "failed", record)
 
     def set_aside(self, job: str, record: Mapping[str, Any]) -> None:

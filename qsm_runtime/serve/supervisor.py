@@ -63,6 +63,8 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self._place: Early | None = None  # whose echoes the worker takes
         self._pace = Pace()
+        self._process: WorkerProcess | None = None
+        self._halted = False
         self.worker: WorkerProcess | None = None
         self.restarts = 0
 
@@ -84,6 +86,9 @@ class Supervisor:
         """Start a worker, warm for these shapes; None: for nothing, someone waits. Raises QsmError."""
         chosen = self._settings
         process = WorkerProcess(self._main, chosen.recipe, chosen.cheaper, chosen.threads, chosen.runtime, shapes)
+        self._process = process
+        if self._halted:
+            process.kill()
         try:
             ready = process.wait_ready()
         except LostError as lost:
@@ -120,6 +125,12 @@ class Supervisor:
         self.restarts += 1
         self._log.event("worker_lost", level="error", study=study, reason=str(lost))
 
+    def halt(self) -> None:
+        """End the worker at once, now and whenever there is another."""
+        self._halted = True
+        if self._process is not None:
+            self._process.kill()
+
     def end(self) -> None:
         if self.worker is not None:
             self.worker.stop()
@@ -128,16 +139,19 @@ class Supervisor:
     def ask(self, question: Question) -> Reply:
         """The worker's reply. Raises LostError where it ends over it, QsmError where it refuses."""
         worker, early, scan = self.worker or self.launch(None), question.early, question.scan
-        deadline, pace = question.deadline, self._pace
+        now, deadline, pace = time.monotonic(), question.deadline, self._pace
         ahead = early is not None and question.mask is None and not question.cheaper
         if ahead and early is not None and early.on(worker) and early.holds(scan):
             number = early.number
-            worker.tell(Run(number, question.cheaper, deadline, pace))
+            worker.tell(Run(number, question.cheaper, now, deadline, pace))
         else:
             ahead, number = False, next(self._numbers)
             self._make_room(early)
-            packed = Packed((scan, question.mask))
-            worker.tell(Run(number, question.cheaper, deadline, pace, packed.text), packed.region)
+            try:
+                packed = Packed((scan, question.mask))
+            except OSError as error:
+                raise ReconstructionError(f"no room for the images in memory: {error.strerror}") from None
+            worker.tell(Run(number, question.cheaper, now, deadline, pace, packed.text), packed.region)
             del packed  # the worker holds the images now
         end = time.monotonic() + self._limit_s(question)
         while True:
@@ -147,7 +161,8 @@ class Supervisor:
             if isinstance(message, Done) and message.number == number and region is not None:
                 break
         result: Result = unpacked(message.text, region)
-        self._learn(message, scan, result.record["seconds"])
+        all_s = 0.0 if message.late else message.busy_s  # the work in vain would count
+        self._pace.learn(message.recipe, scan.magnitude.shape, result.record["seconds"], all_s)
         with self._lock:
             if self._place is early:
                 self._place = None
@@ -161,10 +176,6 @@ class Supervisor:
             early.cancel()
         if place is not None and place.complete:
             place.cancel()
-
-    def _learn(self, done: Done, scan: Scan, seconds: dict[str, float]) -> None:
-        between_s = 0.0 if done.late else max(0.0, done.busy_s - sum(seconds.values()))
-        self._pace.learn(done.recipe, scan.magnitude.shape, seconds | {"between": between_s})
 
     def _limit_s(self, question: Question) -> float:
         """Seconds from now after which the worker hangs."""

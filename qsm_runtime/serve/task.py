@@ -1,5 +1,7 @@
 """One study in the worker: from its echoes to an outcome, watched for its deadline on the way."""
 
+import contextlib
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -13,6 +15,7 @@ from qsm_runtime.scan import Scan
 from qsm_runtime.serve import memory
 from qsm_runtime.serve.messages import Open, Run
 from qsm_runtime.serve.pace import Course
+from qsm_runtime.serve.rehearse import in_time, rehearse
 from qsm_runtime.serve.shared import Region, unpacked
 from qsm_runtime.serve.warm import Prepared
 
@@ -42,39 +45,63 @@ class Outcome:
 class Task:
     """A study that was asked for (`run`), or one whose echoes are still coming in (`opened`), and its region.
 
-    The listening thread sets what the working thread reads: run, asked_at, dropped, present.
+    The listening thread sets what the working thread reads: run, dropped, hurried, arrived.
+    arrived: when each echo came (time.monotonic). hurried: another study waits. spared_s: by a rehearsal.
     """
 
     number: int
     region: Region
     opened: Open | None = None
-    present: set[int] = field(default_factory=set)
+    arrived: dict[int, float] = field(default_factory=dict)
     run: Run | None = None
-    asked_at: float = 0.0
     dropped: bool = False
+    hurried: bool = False
     answered: bool = False
+    rehearsed: bool = False
+    spared_s: float = 0.0
     outcome: Outcome | None = None
     _images: tuple[Scan, np.ndarray | None] | None = None
 
     @property
     def complete(self) -> bool:
         """Whether every voxel is there."""
-        return self.opened is None or len(self.present) == len(self.opened.echo_times_s)
+        return self.opened is None or len(self.arrived) == len(self.opened.echo_times_s)
 
     @property
     def images(self) -> tuple[Scan, np.ndarray | None]:
         """The scan and the user's mask, in shared memory. Raises QsmError where early echoes make no valid scan."""
         if self._images is None and self.opened is not None:
-            opened = self.opened
-            shape = (2, len(opened.echo_times_s), *opened.grid.shape)
-            echoes = np.frombuffer(self.region.map(), np.float32, int(np.prod(shape))).reshape(shape)
-            magnitude, phase_rad = echoes
-            self._images = Scan(magnitude, phase_rad, opened.echo_times_s, opened.b0_tesla, opened.grid), None
+            self._images = self._first_echoes(len(self.opened.echo_times_s)), None
         elif self._images is None and self.run is not None:
             self._images = unpacked(self.run.text, self.region)
         if self._images is None:
             raise UsageError("a study without images")
         return self._images
+
+    def _first_echoes(self, count: int) -> Scan:
+        opened = self.opened
+        if opened is None:
+            raise UsageError("a study that was not opened early")
+        shape = (2, len(opened.echo_times_s), *opened.grid.shape)
+        magnitude, phase_rad = np.frombuffer(self.region.map(), np.float32, int(np.prod(shape))).reshape(shape)
+        times_s = opened.echo_times_s[:count]
+        return Scan(magnitude[:count], phase_rad[:count], times_s, opened.b0_tesla, opened.grid)
+
+    def rehearse(self, ready: Prepared) -> None:
+        """Prepare for the study by the echoes that are there, once, if there is time for it."""
+        if self.opened is None or self.rehearsed:
+            return
+        count = next(n for n in itertools.count() if n not in self.arrived)  # the first ones, without a gap
+        times = sorted(self.arrived[n] for n in range(count))
+        if not in_time(times, len(self.opened.echo_times_s), self.opened.grid.shape):
+            return
+        self.rehearsed = True
+        with contextlib.suppress(QsmError):  # some of the echoes need not make a study
+            scan = self._first_echoes(count)
+            self.spared_s = rehearse(scan, ready.recipe, ready.runtime, self._over)
+
+    def _over(self) -> bool:
+        return self.complete or self.dropped or self.hurried
 
 
 class _Watch:

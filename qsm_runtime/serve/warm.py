@@ -48,17 +48,11 @@ def warm_up(ready: Prepared, shapes: tuple[tuple[int, int, int], ...], pace: Pac
         pipeline.reconstruct(head, recipe, runtime=ready.runtime)
     for shape in shapes:
         scan = enlarged(head, shape)
+        pipeline.reconstruct(scan, ready.recipe, runtime=ready.runtime)  # plans the FFTs
         for recipe in (ready.recipe, ready.cheaper):
-            for _ in range(2):  # the first plans the FFTs
-                start = time.perf_counter()
-                result = pipeline.reconstruct(scan, recipe, runtime=ready.runtime)
-                spent = time.perf_counter() - start
-            learn(pace, recipe.name, scan, result.record["seconds"], spent)
-
-
-def learn(pace: Pace, recipe: str, scan: Scan, seconds: dict[str, float], all_s: float) -> None:
-    """Seconds of the stages, and of what lies between them."""
-    pace.learn(recipe, scan.magnitude.shape, seconds | {"between": max(0.0, all_s - sum(seconds.values()))})
+            start = time.perf_counter()
+            result = pipeline.reconstruct(scan, recipe, runtime=ready.runtime)
+            pace.learn(recipe.name, scan.magnitude.shape, result.record["seconds"], time.perf_counter() - start)
 
 
 def enlarged(scan: Scan, shape: tuple[int, int, int]) -> Scan:

@@ -9,22 +9,23 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from qsm_runtime.errors import InputError, OutputError, QsmError, UsageError
+from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said, write_files
 from qsm_runtime.io.dicom.find import FoundDicom
 from qsm_runtime.io.found import Found
-from qsm_runtime.serve.log import StudyLog, hashed, without
+from qsm_runtime.serve.log import StudyLog, hashed
 from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, RECORD, Claim, Claims, json_of
 from qsm_runtime.serve.watch_drops import Drop, Drops, find_in
 from qsm_runtime.serve.watch_files import listing
 from qsm_runtime.serve.watch_job import PutOff, Rules, Submits, Work
+from qsm_runtime.serve.watch_words import check_places, document_of, error_fields, nameless, refusals, study_of
 
 __all__ = ["Rules", "Watch"]
 
@@ -52,14 +53,13 @@ class Watch:
 
     def __init__(self, folder: Path, out: Path, core: Submits, log: StudyLog, rules: Rules) -> None:
         self.folder, self.out, self.rules, self.log = folder.absolute(), out.absolute(), rules, log
-        _check_places(self.folder, self.out)
+        check_places(self.folder, self.out)
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._work = Work(core, log, rules, self._stopping)
         self._claims = Claims(self.folder)
         self._drops = Drops(self.folder, FOLDERS, rules.threads or 2)
         self._jobs: list[Job] = []
         self._held: dict[str, float] = {}  # drops that could not be moved: name -> when to try again
-        self._told: set[tuple[str, float]] = set()
         self._taking = True
         self._counts = {DONE: 0, FAILED: 0}
         self._problem = ""
@@ -100,7 +100,8 @@ class Watch:
 
     def _loop(self) -> None:
         """Turns until nothing is to be done; an error in one is told, and the next begins anew."""
-        self._guarded(self._resume)
+        for folder in self._claims.unfinished():
+            self._guarded(partial(self._resume, folder))
         while not (self._stopping.is_set() and all(f.done() for job in self._jobs for f in job.futures)):
             self._wake.clear()
             begun = time.monotonic()
@@ -118,24 +119,26 @@ class Watch:
             self.log.event("watch.problem", level="error", message=problem)
         self._problem = problem
 
-    def _resume(self) -> None:
-        """Take up what an earlier process left."""
-        for claim in self._claims.unfinished():
-            shutil.rmtree(self._part(claim), ignore_errors=True)
-            published = self.out / claim.name / RECORD
-            if published.is_file():  # ended after the maps were out and before the originals were moved
-                document = json.loads(published.read_text(encoding="ascii"))
-                self._move(claim, document, document.get("reason", ""))
-                continue
-            self.log.event("watch.resumed", study=hashed(claim.drop), tries=claim.tries)
-            foreign = listing(claim.data).foreign if claim.data.is_dir() else {}
-            if foreign:
-                self._begin(claim, [], _refusals(foreign))
-            elif claim.tries >= MAX_TRIES:
-                self._begin(claim, [], [f"the process ended {claim.tries} times while it worked on this study"])
-            else:
-                scans, why = find_in(claim.data)
-                self._begin(claim, scans, [why] if why else [])
+    def _resume(self, folder: Path) -> None:
+        """Take up what an earlier process left in working."""
+        claim = self._claims.resume(folder)
+        if claim is None:
+            return
+        shutil.rmtree(self._part(claim), ignore_errors=True)
+        published = self.out / claim.name / RECORD
+        if published.is_file():  # ended after the maps were out and before the originals were moved
+            document = json.loads(published.read_text(encoding="ascii"))
+            self._move(claim, document)
+            return
+        self.log.event("watch.resumed", study=hashed(claim.drop), tries=claim.tries)
+        foreign = listing(claim.data).foreign if claim.data.is_dir() else {}
+        if foreign:
+            self._begin(claim, [], refusals(foreign))
+        elif claim.tries >= MAX_TRIES:
+            self._begin(claim, [], [f"the process ended {claim.tries} times while it worked on this study"])
+        else:
+            scans, why = find_in(claim.data)
+            self._begin(claim, scans, [why] if why else [])
 
     def _turn(self) -> None:
         self._end_finished()
@@ -149,7 +152,7 @@ class Watch:
             if drop.quiet_s < self.rules.settle_s or self._held.get(drop.name, 0.0) > time.monotonic():
                 continue
             if drop.foreign:
-                self._take(drop, _refusals(drop.foreign))
+                self._take(drop, refusals(drop.foreign))
             elif not self._drops.read(drop):
                 continue
             elif not (lacks := self._drops.assess(drop)):
@@ -179,7 +182,7 @@ class Watch:
                 drop.changed = time.monotonic()
                 return
             scans, why = ([], "") if here.foreign else find_in(claim.data)
-            problems = [*_refusals(here.foreign), *([why] if why else [])]
+            problems = [*refusals(here.foreign), *([why] if why else [])]
         else:
             scans = [] if problems else self._drops.moved(drop, claim.data)
         size = sum(mark.size for mark in drop.files.values())
@@ -219,30 +222,23 @@ class Watch:
 
     def _end(self, job: Job, errors: Sequence[BaseException | None]) -> None:
         """Publish the maps of a job that has some, then move its originals. Raises OutputError."""
+        part, place = self._part(job.claim), self.out / job.claim.name
         scans = []
         for scan, future, error in zip(job.scans, job.futures, errors, strict=True):
-            scans.append(future.result() if error is None else {"scan": scan.name, "error": _error(error)})
-        made = [one for one in scans if "error" not in one]
-        failed = job.problems or len(made) < len(scans) or not scans
-        reason = self._reason(job, scans) if failed else ""
-        document = {
-            "state": FAILED if failed else DONE, "study": job.study, "scans": scans, "problems": job.problems,
-            "reason": reason,
-        }  # fmt: skip
-        part, place = self._part(job.claim), self.out / job.claim.name
-        if made and not place.exists():
-            document["out"] = str(place)
+            scans.append(future.result() if error is None else {"scan": scan.name, "error": error_fields(error)})
+        document = document_of(job.study, scans, job.problems, place, self.folder)
+        if document["out"] and not place.exists():
             write_files({part / RECORD: [json_of(document)]}, overwrite=True)
             try:
                 os.rename(part, place)
             except OSError as error:
                 raise OutputError(said(place, error)) from error
         shutil.rmtree(part, ignore_errors=True)
-        self._move(job.claim, document, reason)
+        self._move(job.claim, document)
 
-    def _move(self, claim: Claim, document: dict[str, Any], reason: str) -> None:
+    def _move(self, claim: Claim, document: dict[str, Any]) -> None:
         where = document["state"]
-        place = self._claims.end(claim, where, document, reason)
+        place = self._claims.end(claim, where, document, document["reason"])
         self._counts[where] += 1
         kinds = [one["error"]["kind"] for one in document["scans"] if "error" in one]
         here = listing(place / DATA)
@@ -252,24 +248,14 @@ class Watch:
             scans=len(document["scans"]), kinds=kinds or None, problems=problems or None,
         )  # fmt: skip
 
-    def _reason(self, job: Job, scans: Sequence[dict[str, Any]]) -> str:
-        lines = ["This study was not answered, or not all of it.", ""]
-        lines += [f"- {problem}" for problem in job.problems]
-        for one in scans:
-            said = one["error"]["message"] if "error" in one else f"answered; maps in {self.out / job.claim.name}"
-            lines.append(f"- {one['scan']}: {said}")
-        lines += ["", "The originals are in data/, as they came. To try again, move them back into", str(self.folder)]
-        return "\n".join(lines) + "\n"
-
     def _tell_once(self, drop: Drop, lacks: Sequence[str]) -> None:
-        key = (drop.name, drop.changed)
-        if key not in self._told:
-            self._told.add(key)
-            left = self.rules.give_up_s - drop.quiet_s
-            study = study_of(drop.scans, drop.name)
-            names = [*drop.files, *(scan.name for scan in drop.scans if not isinstance(scan, FoundDicom))]
-            said = [nameless(lack, drop.name, names) for lack in lacks[:10]]
-            self.log.event("watch.incomplete", study=study, lacks=said, gives_up_s=left)
+        if drop.told:
+            return
+        drop.told = True
+        names = [*drop.files, *(scan.name for scan in drop.scans if not isinstance(scan, FoundDicom))]
+        said = [nameless(lack, drop.name, names) for lack in lacks[:10]]
+        left = self.rules.give_up_s - drop.quiet_s
+        self.log.event("watch.incomplete", study=study_of(drop.scans, drop.name), lacks=said, gives_up_s=left)
 
     def _part(self, claim: Claim) -> Path:
         """Where maps are written before they are whole."""
@@ -279,41 +265,3 @@ class Watch:
         """Raise OutputError where nothing can be written: then nothing is taken either."""
         if not os.access(self.out, os.W_OK | os.X_OK):
             raise OutputError(f"{self.out}: cannot be written; see that it is there and that this user may write to it")
-
-
-def study_of(scans: Sequence[Found], drop: str) -> str:
-    """The hash by which a study is known to every front end: of its StudyInstanceUID, else of what was dropped."""
-    first = next((scan for scan in scans if isinstance(scan, FoundDicom)), None)
-    return hashed(drop if first is None else first.main.first.instance.study_uid)
-
-
-def nameless(text: str, drop: str, files: Iterable[str] = ()) -> str:
-    """A message for the log: without the name of the drop and of anything in it."""
-    return without(text, [drop, *(part for path in files for part in PurePath(path).parts)])
-
-
-def _refusals(foreign: dict[str, str]) -> list[str]:
-    return [f"{name!r} is {why}: put plain files and folders there" for name, why in sorted(foreign.items())[:10]]
-
-
-def _error(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, QsmError):
-        return {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-    if isinstance(error, MemoryError):
-        return {"kind": "MemoryError", "message": "not enough memory for this scan", "exit_code": 5}
-    if isinstance(error, OSError):
-        return {"kind": "OSError", "message": f"{error.strerror or error}", "exit_code": 5}
-    return {"kind": "bug", "message": f"this is a bug: {type(error).__name__}: {error}", "exit_code": 1}
-
-
-def _check_places(folder: Path, out: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise UsageError(f"--out {out} lies in the watched folder, so maps would be taken for studies; choose another")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(said(out, error)) from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: cannot be written; choose another folder or give this user permission")

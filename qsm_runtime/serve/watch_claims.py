@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -123,23 +123,27 @@ class Claims:
                 _remove(rest)
         return moved
 
-    def unfinished(self) -> Iterator[Claim]:
-        """What an earlier process left in working, oldest first; one that was taken in part is taken whole."""
-        for folder in sorted(path for path in (self.root / WORKING).iterdir() if path.is_dir()):
-            claim = _recorded(folder)
-            if claim.loose:
-                (folder / DATA).mkdir(exist_ok=True)
-                self._move_loose(claim)
-            if not (folder / DATA).is_dir() or not any((folder / DATA).iterdir()):  # ended before anything was moved
-                for rest in (folder / RECORD, folder / DATA, folder):
-                    _remove(rest)
-                continue
-            yield claim
+    def unfinished(self) -> list[Path]:
+        """Folders that an earlier process left in working, oldest first."""
+        return sorted(path for path in (self.root / WORKING).iterdir() if path.is_dir())
+
+    def resume(self, folder: Path) -> Claim | None:
+        """An unfinished claim, its last files moved too; None where nothing was moved: it is forgotten."""
+        claim = _recorded(folder)
+        if claim.loose:
+            (folder / DATA).mkdir(exist_ok=True)
+            self._move_loose(claim)
+        if (folder / DATA).is_dir() and any((folder / DATA).iterdir()):
+            return claim
+        for rest in (*folder.glob(".*.tmp"), folder / RECORD, folder / DATA, folder):
+            _remove(rest)
+        return None
 
     def begin(self, claim: Claim, step: int = 1) -> None:
-        """Count a try on disk, before it; step -1 takes one back that ended in order."""
+        """Count a try on disk, before it; step -1 takes one back that ended in order. A full disk counts none."""
         claim.tries += step
-        self._write(claim, claim.record(WORKING) | {"files": claim.files})
+        with suppress(OutputError):
+            self._write(claim, claim.record(WORKING) | {"files": claim.files})
 
     def end(self, claim: Claim, where: str, document: Mapping[str, Any], reason: str) -> Path:
         """Move a claim to done or failed with its record and, in failed, its reason. Returns its folder there.

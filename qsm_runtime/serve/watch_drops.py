@@ -33,6 +33,7 @@ class Drop:
 
     name: the folder's, or what the loose files are. foreign: entries that must not be opened, and why. changed: when
     it last did, on the monotonic clock. lacks: why it is not complete, empty if it is; None while it is not known.
+    told: that it is waited for stands in the log.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Drop:
     foreign: dict[str, str] = field(default_factory=dict)
     changed: float = field(default_factory=time.monotonic)
     lacks: tuple[str, ...] | None = None
+    told: bool = False
     scans: list[Found] = field(default_factory=list, repr=False)
 
     @property
@@ -90,7 +92,7 @@ class Drops:
 
     def read(self, drop: Drop) -> bool:
         """Whether all its headers are read."""
-        return all(self.headers.of(drop.root / name) is not None for name in drop.files)
+        return all(self.headers.of(drop.root / name, mark) is not None for name, mark in drop.files.items())
 
     def moved(self, drop: Drop, root: Path) -> list[Found]:
         """The scans of an assessed drop, now that its files lie in `root`."""
@@ -101,8 +103,11 @@ class Drops:
         if isinstance(found, str):
             return [], (found,)
         scans, said = found
-        lacks = [f"{scan.name}: {lack}" for scan in scans for lack in scan.missing]
-        return scans, (*([said] if said else []), *lacks)
+        lacks = [said] if said else []
+        lacks += [f"{scan.name}: {lack}" for scan in scans for lack in scan.missing]
+        growing = sorted(name for name in drop.files if name.lower().endswith(UNFINISHED))
+        lacks += [f"{name}: by its name, it is still being written" for name in growing[:1]]
+        return scans, tuple(lacks)
 
     def _scans(self, drop: Drop, now: Path) -> tuple[list[Found], str]:
         """Scans in it, files in `now`; and why there is none."""
@@ -131,7 +136,7 @@ class Drops:
         """Loose files by study, those whose headers were read."""
         found: dict[str, dict[str, Print]] = {}
         for name, mark in loose.items():
-            read = self.headers.of(self.folder / name)
+            read = self.headers.of(self.folder / name, mark)
             if read is not None:
                 study = f"study {hashed(read[0].instance.study_uid)}" if isinstance(read, list) else OTHERS
                 found.setdefault(study, {})[name] = mark

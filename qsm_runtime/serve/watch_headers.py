@@ -4,7 +4,7 @@ Nothing that such a file makes a reader do ends the watch: an error of any kind 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ class Headers:
 
     def read(self, files: Mapping[Path, Print], until: float = float("inf")) -> bool:
         """Read what changed or is new, up to a moment on the monotonic clock. Returns whether all of it was."""
-        new = [path for path, mark in files.items() if self._read.get(path, (None,))[0] != mark]
+        new = [path for path, mark in files.items() if self.of(path, mark) is None]
         for first in range(0, len(new), BATCH):
             if time.monotonic() > until:
                 return False
@@ -41,15 +41,16 @@ class Headers:
                 self._read[path] = (files[path], outcome(future))
         return True
 
-    def of(self, path: Path) -> list[Frame] | str | None:
-        """The planes of a file, or why it has none (empty for what is no DICOM); None where it was not read yet."""
-        return self._read.get(path, (None, None))[1]
+    def of(self, path: Path, mark: Print) -> list[Frame] | str | None:
+        """The planes of a file, or why it has none (empty for what is no DICOM); None where it is still to be read."""
+        read = self._read.get(path)
+        return read[1] if read is not None and read[0] == mark else None
 
-    def planes(self, files: Iterable[str], root: Path, now: Path | None = None) -> Planes:
+    def planes(self, files: Mapping[str, Print], root: Path, now: Path | None = None) -> Planes:
         """All planes of files below `root`; with `now`, as if they lay there."""
         planes = Planes()
-        for name in sorted(files):
-            read = self.of(root / name)
+        for name, mark in sorted(files.items()):
+            read = self.of(root / name, mark)
             if isinstance(read, list) and now is not None:
                 moved = replace(read[0].instance, path=now / name)
                 read = [frame._replace(instance=moved) for frame in read]

@@ -60,7 +60,10 @@ def main(
 
 def serve(desk: "Desk", task: Task, ready: Prepared) -> None:
     """Do what can be done for a task now: work on it if it is complete, answer it if it was asked for."""
-    if task.dropped or not task.complete:
+    if task.dropped:
+        return
+    if not task.complete:
+        task.rehearse(ready)
         return
     try:
         if task.outcome is None:
@@ -107,7 +110,8 @@ class Desk:
         if outcome.result is None:
             self.tell(Refused(task.number, outcome.error or QsmError("no result")))
             return
-        ahead_s = max(0.0, min(outcome.end, task.asked_at) - outcome.start)
+        asked_at = outcome.start if task.run is None else task.run.asked_at
+        ahead_s = task.spared_s + max(0.0, min(outcome.end, asked_at) - outcome.start)
         packed = Packed(outcome.result)
         done = Done(
             task.number,
@@ -140,7 +144,7 @@ class Desk:
 
     def _concerning(self, early: Task, message: Message) -> None:
         if isinstance(message, Echo):
-            early.present.add(message.index)
+            early.arrived[message.index] = time.monotonic()
             self._tasks.put(early)
         elif isinstance(message, Drop):
             early.dropped, self._early = True, None
@@ -149,5 +153,7 @@ class Desk:
             self._ask(early, message)
 
     def _ask(self, task: Task, message: Run) -> None:
-        task.asked_at, task.run = time.monotonic(), message
+        task.run = message
+        if self._early is not None:
+            self._early.hurried = True
         self._tasks.put(task)

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from qsm_runtime import bench
 from qsm_runtime.benching import budget, compare, noise, plots, records, sensors, suite, tables
@@ -306,7 +307,20 @@ def test_page_escapes_hostile_names():
 
 
 def test_names_are_not_taken_for_mathematics():
-    assert "$x$" in "".join(drawing for _, drawing in plots.figures([made("$x$"), made("b"), cold("$x$")]))
+    drawn = "".join(drawing for _, drawing in plots.figures([made("$x$"), made("b"), cold("$x$")]))
+    assert ">$x$, small, 2 threads</text>" in drawn
+    assert ">$x$</text>" in drawn
+
+
+def test_names_of_points_do_not_cover_each_other():
+    """Five recipes of one accuracy and time: each name is there, each at its own height."""
+    figure = plots.against_accuracy([made(f"recipe{i}") for i in range(5)])
+    texts, renderer = figure.axes[0].texts, figure.canvas.get_renderer()
+    assert [text.get_text() for text in texts] == [f"recipe{i}" for i in range(5)]
+    for text in texts:
+        text.update_positions(renderer)
+    boxes = [Text.get_window_extent(text, renderer) for text in texts]  # without their lines, which may cross
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_page_of_machines_shows_each_of_them():

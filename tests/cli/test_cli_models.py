@@ -92,11 +92,11 @@ def test_a_draft_says_what_it_knows_and_is_no_card_yet(qsm, folder) -> None:
         "tensor": "field", "meaning": None, "unit": None, "sign": None, "axes": "ncxyz", "dtype": "float32",
     }  # fmt: skip
     assert made["size"]["fixed"] == [16, 12, 20]
-    assert "inputs[0].sign is null: still to be filled in; it takes one of 1, -1" in ran.out
-    assert "geometry.voxel_mm = '?' is not a list of 3 values" in ran.out
+    assert "inputs[0].sign is still to be filled in; it takes one of 1, -1" in ran.out
+    assert "geometry.voxel_mm is still to be filled in; it takes a list of 3 numbers or null" in ran.out
     shown = qsm("models", "show", "my-net", "--models", folder)
     assert shown.code == 6
-    assert "inputs[0].unit is null" in shown.err
+    assert "inputs[0].unit is still to be filled in" in shown.err
     again = qsm("models", "card", folder / "My Net.onnx")
     assert again.code == 5
     assert qsm("models", "card", folder / "none.onnx").code == 6

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -27,6 +29,15 @@ def test_help_lists_the_front_ends_without_heavy_imports():
         "--queue", "--health", "--log", "--device", "--drain-s", "--quiet", "--json",
     ):  # fmt: skip
         assert option in out
+
+
+@pytest.mark.parametrize("page", ["serve.md", "watch.md"])
+def test_the_pages_name_options_that_exist(page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    known = probe("serve", "watch", "--help") + probe("warmup", "--help")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+    assert len(named) > 4
+    assert [option for option in sorted(named) if option not in known] == []
 
 
 @pytest.mark.parametrize(
@@ -61,6 +72,25 @@ def test_what_makes_no_sense_is_refused_at_once(qsm, tmp_path, arguments, code, 
     assert ran.code == code, ran.err
     assert said in ran.err
     assert list((tmp_path / "in").glob("w*/*_*")) == []
+
+
+def test_what_libraries_warn_of_headers_is_not_shown(qsm, tmp_path, monkeypatch):
+    from qsm_runtime.serve import service
+
+    (tmp_path / "in").mkdir()
+    ran = []
+
+    def run_service(*arguments, **options):
+        warnings.warn("Invalid value for VR PN: 'SMITH^JOHN'", UserWarning, stacklevel=1)
+        ran.append(arguments)
+
+    monkeypatch.setattr(service, "run_service", run_service)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        said = qsm("serve", "watch", tmp_path / "in", "--out", tmp_path / "out")
+    assert said.code == 0
+    assert len(ran) == 1
+    assert shown == []
 
 
 class Server:

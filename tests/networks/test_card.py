@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_card_comes_back_from_its_json() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("inputs.0.unit", None, "inputs[0].unit is null: still to be filled in"),
+        ("inputs.0.unit", None, "inputs[0].unit is still to be filled in"),
         ("inputs.0.unit", "ppn", "value of inputs[0].unit 'ppn'; did you mean ppm?"),
         ("inputs.0.unit", "T", "inputs[0].unit = 'T' is no unit of local_field; valid: ppm, ppb, Hz, rad/s, rad"),
         ("inputs.0.sign", 0, "inputs[0].sign = 0 is not one of 1, -1"),
@@ -52,7 +53,7 @@ def test_a_card_comes_back_from_its_json() -> None:
         ("inputs.0.axes", "ncxyy", "inputs[0].axes = 'ncxyy' must name each axis once"),
         ("inputs.0.axis", "ncxyz", "unknown field of inputs[0] 'axis'; did you mean axes?"),
         ("voxel", 1, "unknown field of the card 'voxel'"),
-        ("geometry.voxel_mm", [1, 1], "geometry.voxel_mm = [1, 1] is not a list of 3 values, each a number or null"),
+        ("geometry.voxel_mm", [1, 1], "geometry.voxel_mm = [1, 1] is not a list of 3 numbers or null"),
         ("geometry.voxel_mm", [1, "1", 1], "geometry.voxel_mm[1] = '1' is not a number"),
         ("geometry.voxel_mm", [1, 0, 1], "geometry.voxel_mm must be above 0"),
         ("geometry.b0", "in_dipole", "no input has meaning dipole"),
@@ -89,6 +90,12 @@ def test_a_missing_field_is_named_with_what_it_takes() -> None:
     fields = copy.deepcopy(GOOD)
     del fields["licence"]["redistributable"]
     assert "licence.redistributable is missing; it takes true or false" in message(fields)
+
+
+def test_the_card_in_the_docs_is_a_card() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    card = cards.parse(text.partition("```json\n")[2].partition("```")[0], "docs")
+    assert (card.name, card.task, card.geometry.b0) == ("net", "inversion", "rotate_to_z")
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -19,8 +19,9 @@ from qsm_runtime.errors import ReconstructionError
 from qsm_runtime.pipeline import Result
 from qsm_runtime.serve.core import Answer, Busy
 from qsm_runtime.serve.dicom_jobs import Timing
-from qsm_runtime.serve.dicom_node import DicomNode, NodeSettings
+from qsm_runtime.serve.dicom_node import DicomNode
 from qsm_runtime.serve.dicom_send import Destination, object_of, send
+from qsm_runtime.serve.dicom_settings import NodeSettings
 from qsm_runtime.serve.log import StudyLog
 
 _made = Path(__file__).parents[1] / "io" / "dicom" / "conftest.py"

@@ -1,9 +1,11 @@
 """The warm core: the same voxels as the plain call, one study at a time, a bounded queue, a clean end."""
 
+import json
 import os
 import signal
 from concurrent.futures import wait
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ from qsm_runtime.errors import InputError, ReconstructionError, UsageError
 from qsm_runtime.kernels.threads import set_threads
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.serve.core import Busy, Core, Settings
+from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.memory import held_mib
+from qsm_runtime.serve.pace import Pace
+from qsm_runtime.serve.warm import prepare, warm_up
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,8 @@ def test_twenty_studies_leave_no_memory_behind(core, head) -> None:
 
 
 def test_stopping_finishes_what_was_taken(head, expected) -> None:
-    core = ColdCore(Settings(recipe="fast", threads=THREADS), Log())
+    lines = StringIO()
+    core = ColdCore(Settings(recipe="fast", threads=THREADS), StudyLog(lines))
     core.start()
     pid = core.state()["worker_pid"]
     taken = [core.submit(acquisition_of(head.scan), f"d{n}") for n in range(2)]
@@ -125,6 +131,10 @@ def test_stopping_finishes_what_was_taken(head, expected) -> None:
     with pytest.raises(Busy, match="stopping"):
         core.submit(acquisition_of(head.scan), "d2")
     core.stop()  # again does nothing
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [line["event"] for line in told] == ["worker_ready", "reconstructed", "reconstructed"]
+    assert told[1]["seconds"]["single_step"] > 0
+    assert told[1]["study"] == "d0"
 
 
 def test_stopping_waits_no_longer_than_asked(head) -> None:
@@ -140,6 +150,16 @@ def test_stopping_waits_no_longer_than_asked(head) -> None:
     with pytest.raises(ReconstructionError, match="stopped before"):
         waiting.result(0)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_warm_for_a_shape(expected) -> None:
+    """Other shapes are the same head on more voxels; what they take is known before the first study."""
+    pace, shape = Pace(), (60, 64, 50)
+    warm_up(prepare("fast", "fast", THREADS, None), (shape,), pace)
+    seconds = pace.expected("fast", (4, *shape))
+    assert seconds is not None
+    assert set(seconds) >= {"mask", "field", "single_step", "between"}
+    assert min(seconds.values()) >= 0
 
 
 def test_settings_are_checked() -> None:

@@ -140,7 +140,7 @@ def test_the_worker_ends_with_a_server_that_is_killed() -> None:
 def test_a_recipe_that_would_be_late_is_seen_before_its_longest_stage() -> None:
     pace = Pace()
     assert pace.total_s("default", SHAPE) is None
-    pace.learn("default", SHAPE, {"mask": 1.0, "field": 1.0, "single_step": 6.0, "between": 0.5})
+    pace.learn("default", SHAPE, {"mask": 1.0, "field": 1.0, "single_step": 6.0}, 8.5)
     assert pace.total_s("default", SHAPE) == pytest.approx(8.5)
     double = (4, GRID.shape[0] * 2, *GRID.shape[1:])
     assert pace.total_s("default", double) == pytest.approx(17)
@@ -168,5 +168,5 @@ def test_without_experience_only_a_stages_own_steps_count() -> None:
 def test_pace_forgets_the_oldest_shapes() -> None:
     pace = Pace()
     for n in range(100):
-        pace.learn("fast", (1, 32, 32, n + 16), {"mask": 1.0})
+        pace.learn("fast", (1, 32, 32, n + 16), {"mask": 1.0}, 1.0)
     assert len(pace.known) <= 32

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qsm_runtime.errors import OutputError
-from qsm_runtime.serve import dicom_jobs
+from qsm_runtime.serve import dicom_job
 from qsm_runtime.serve.delivery import Delivery, acknowledged, acks_name
 from qsm_runtime.serve.dicom_send import SendError, echo, object_of
 from qsm_runtime.serve.spool import Limits, Spool, read_record
@@ -282,13 +282,13 @@ def test_reconstruction_fails(tmp_path, paths, kind, monkeypatch):
         assert ("mask is empty" if kind == "refused" else "ZeroDivisionError") in read_record(job)["reason"]
         assert len(list(job.glob("*.dcm"))) == 36
         assert run.jobs("outgoing") == run.jobs("working") == []
-        run.node.jobs.core = FakeCore()
+        run.node.jobs._work.core = FakeCore()
         run.send(paths)
         run.done()
 
 
 def test_busy_core(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(dicom_jobs, "BUSY_S", 0.05)
+    monkeypatch.setattr(dicom_job, "BUSY_S", 0.05)
     with Running(tmp_path / "spool", FakeCore(busy=5)) as run:
         run.send(paths)
         run.done()
@@ -308,10 +308,13 @@ def test_full_disk(tmp_path, paths):
 
 def test_no_room_for_the_answer(tmp_path, paths, monkeypatch):
     """The answer waits until there is, and nothing of it is sent before."""
-    monkeypatch.setattr(dicom_jobs, "DISK_S", 0.1)
+    monkeypatch.setattr(dicom_job, "DISK_S", 0.1)
     tries = []
     with Running(tmp_path / "spool") as run:
-        real = run.node.jobs._write
+        real = run.node.jobs._work.write
+
+        def never(*arguments):
+            raise OutputError("the disk is full")
 
         def write(*arguments):
             tries.append(1)
@@ -319,11 +322,13 @@ def test_no_room_for_the_answer(tmp_path, paths, monkeypatch):
                 raise OutputError("the disk is full")
             return real(*arguments)
 
-        run.node.jobs._write = write
+        run.node.jobs._work.write = write
         run.send(paths)
         run.done()
         assert len(run.log.events("answer.not_written")) == 3
-        monkeypatch.setattr(run.node.jobs, "_write", lambda *a: (_ for _ in ()).throw(OutputError("the disk is full")))
+        monkeypatch.setattr(
+            run.node.jobs._work, "write", lambda *a: (_ for _ in ()).throw(OutputError("the disk is full"))
+        )
         run.send(scan_files(tmp_path / "next"))
         (job,) = run.failed()
         assert "disk is full" in read_record(job)["reason"]
@@ -561,3 +566,25 @@ def test_fuzzed_protocol(lasting, junk, cut, kind):
         except ConnectionError:
             pass
     echo(run.address, "SCANNER")
+
+
+def test_a_list_that_cannot_be_written(tmp_path, monkeypatch):
+    """The disk is full when the peer acknowledges: this process knows all the same, and sends nothing again."""
+    spool, sent = outgoing(tmp_path), []
+    to = Destination("A", "127.0.0.1", 1)
+
+    def send(objects, to, calling, took):
+        for one in objects:
+            sent.append(one.path.name)
+            took(one.path, 0)
+
+    def full(acks, name):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("qsm_runtime.serve.delivery.acknowledge", full)
+    delivery = Delivery(spool, (to,), "QSM", Log(), send=send, pause_s=0.01)
+    delivery.start()
+    until(lambda: not spool.outgoing())
+    delivery.stop()
+    assert sent == ["0.dcm", "1.dcm", "2.dcm", "3.dcm"]
+    spool.close()

@@ -11,10 +11,13 @@ import pydicom
 import pytest
 from dicom_kit import FakeCore, Running, Storescp, chi_of, free_port, made, protocol, scan_files, storescu, tool, until
 
-from qsm_runtime.errors import UsageError
+from qsm_runtime.cli import send_dicom
+from qsm_runtime.errors import InputError, UsageError
 from qsm_runtime.io.dicom import find_dicom
-from qsm_runtime.serve.dicom_node import DicomNode, NodeSettings, file_head
-from qsm_runtime.serve.dicom_send import Destination, SendError, echo, object_of, objects_in, send
+from qsm_runtime.serve.dicom_head import file_head
+from qsm_runtime.serve.dicom_node import DicomNode
+from qsm_runtime.serve.dicom_send import Destination, SendError, echo, object_of, send
+from qsm_runtime.serve.dicom_settings import NodeSettings
 
 
 def test_storescu_in_storescp_out(tmp_path):
@@ -103,6 +106,7 @@ def test_echoes_begin_before_the_last_has_come(tmp_path):
         head = until(lambda: run.core.heads and len(run.core.heads[0].fed) == 2 and run.core.heads[0])
         assert not run.core.asked
         run.send(paths[-1:])
+        until(lambda: len(head.fed) == 3, 1.0)  # the last one too, before the study is taken for complete
         run.done()
         ((_, acquisition, early),) = run.core.asked
     assert early is head
@@ -241,16 +245,20 @@ def test_orthanc_as_the_archive(tmp_path):
         process.wait()
 
 
-def test_send_a_folder(tmp_path):
-    """What `qsm send dicom` does: every DICOM file of a folder, and nothing else of it."""
+def test_send_a_folder(tmp_path, capsys):
+    """`qsm send dicom`: every DICOM file of a folder, and nothing else of it."""
     scan_files(tmp_path / "scan" / "sub")
     (tmp_path / "scan" / "notes.txt").write_text("x" * 500)
     (tmp_path / "scan" / "empty.dcm").touch()
     with Storescp(tmp_path / "archive") as archive:
-        said = {}
-        send(objects_in(tmp_path / "scan"), archive.destination, "ME", lambda p, s: said.update({p.name: s}))
-        assert len(archive.received()) == len(said) == 36
-    assert set(said.values()) == {0}
+        assert send_dicom.dicom(tmp_path / "scan", to=str(archive.destination), as_json=True) == 0
+        assert len(archive.received()) == 36
+    assert json.loads(capsys.readouterr().out)["sent"] == 36
+    with pytest.raises(UsageError, match="--to"):
+        send_dicom.dicom(tmp_path / "scan")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no DICOM files"):
+        send_dicom.dicom(tmp_path / "none", to="A@127.0.0.1:1")
 
 
 def test_file_head_is_what_pydicom_reads(tmp_path):

@@ -1,6 +1,7 @@
 """Echoes handed over early: work overlaps the arrival, and the voxels are those of the plain call all the same."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from qsm_runtime.kernels.threads import set_threads
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.pipeline import measure
 from qsm_runtime.serve.core import Settings
+from qsm_runtime.serve.rehearse import in_time, once, rehearse
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,13 @@ def test_the_answer_may_be_there_before_the_question(core, heads, expected) -> N
 
 
 def _idle(pid: int) -> bool:
-    """No processor time used over a while."""
-    before = _ticks(pid)
-    time.sleep(0.3)
-    return _ticks(pid) == before
-
-
-def _ticks(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    """All of its threads asleep for a while: at work, or waiting for a processor, one would be running."""
+    for _ in range(10):
+        time.sleep(0.03)
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        if set(states) != {"S"}:
+            return False
+    return True
 
 
 def test_echoes_that_were_others_are_not_used(core, heads, expected) -> None:
@@ -117,6 +116,53 @@ def test_two_studies_at_once(core, heads, expected) -> None:
     ]
     for future, wanted in zip(futures, reversed(expected), strict=True):
         assert_same(future.result(PATIENCE_S).result, wanted)
+
+
+def test_a_rehearsal_plans_for_a_head_not_seen_before(heads, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("QSM_CACHE_DIR", str(tmp_path))  # the worker knows no plans
+    core = ColdCore(Settings(threads=THREADS), Log())
+    core.start()
+    scan, early = heads[0].scan, core.early("g1")
+    give(early, scan, 0)
+    time.sleep(0.3)
+    give(early, scan, 1)  # so the last can be expected after twice that time, and a rehearsal takes less
+    until(lambda: any(tmp_path.iterdir()))
+    until(lambda: _idle(core.state()["worker_pid"]))
+    give(early, scan, 2)
+    give(early, scan, 3)
+    rehearsed = core.submit(acquisition_of(scan), "g1", early=early).result(PATIENCE_S)
+    plain = core.submit(acquisition_of(scan), "g2").result(PATIENCE_S)
+    core.stop()
+    assert_same(rehearsed.result, plain.result)
+    assert rehearsed.record["overlapped_s"] > 0
+    assert plain.record["overlapped_s"] == 0
+
+
+def test_a_rehearsal_ends_when_the_study_is_there(heads) -> None:
+    scan, events = heads[0].scan, []
+
+    def over() -> bool:
+        events.append(time.monotonic())
+        return len(events) == 3
+
+    rehearse(scan, load_recipe("default"), None, over)
+    assert len(events) == 3
+
+
+def test_a_rehearsal_is_for_those_who_have_time() -> None:
+    now, shape = time.monotonic(), (160, 192, 128)
+    assert not in_time([now], 4, shape)  # one echo tells no pace
+    assert not in_time([now - 0.1, now], 4, shape)
+    assert in_time([now - 5, now], 4, shape)
+    assert not in_time([now - 5, now], 2, shape)  # complete
+    assert not in_time([now - 30, now - 25], 4, shape)  # the rest should have been here long ago
+
+
+@pytest.mark.parametrize("name", ["default", "fast", "best"])
+def test_a_rehearsal_iterates_once(name) -> None:
+    recipe = once(load_recipe(name))
+    assert recipe.steps["single_step"].options["iterations"] == (1, 1, 1)
+    assert recipe.steps["mask"] == load_recipe(name).steps["mask"]
 
 
 def test_echoes_without_a_place_in_the_worker_do_no_harm(heads) -> None:

@@ -223,7 +223,7 @@ def test_full_disk_leaves_no_part(tmp_path, monkeypatch):
     (spool.draft("j") / "0.dcm").write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(OutputError, match="free space"):
+        with pytest.raises(OutputError, match="disk is full"):
             spool.answer("j", {})
         spool.fail("j", {"reason": "no room for the answer"})  # a rename needs no room
     assert everything(tmp_path)["failed", "original"] == set(NAMES)

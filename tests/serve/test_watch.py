@@ -137,6 +137,17 @@ def test_a_study_still_being_written_is_waited_for(tmp_path):
     assert said
 
 
+def test_a_file_under_a_temporary_name_is_waited_for(tmp_path):
+    with Watching(tmp_path, give_up_s=30.0) as w:
+        paths = study(w.inbox / "drop")
+        os.rename(paths[-1], f"{paths[-1]}.part")
+        until(lambda: w.events("watch.incomplete"))
+        (w.inbox / "loose.dcm.part").write_bytes(b"a browser's")
+        os.rename(f"{paths[-1]}.part", paths[-1])
+        w.ended("done")
+    assert (w.inbox / "loose.dcm.part").exists()
+
+
 def test_an_incomplete_study_fails_when_given_up_and_says_what_is_missing(tmp_path):
     with Watching(tmp_path) as w:
         paths = study(w.inbox / "drop", keep=-1)
@@ -179,6 +190,48 @@ def test_foreign_files_fail_alone_and_the_rest_goes_on(tmp_path, name, data, sai
         ((folder, _),) = w.ended("failed")
     assert (folder / "data" / name).read_bytes() == data
     assert said in (folder / "reason.txt").read_text()
+
+
+def test_a_file_that_is_no_image_does_not_harm_the_study_in_its_folder(tmp_path):
+    with Watching(tmp_path) as w:
+        study(tmp_path / "drop")
+        for name in ("report.pdf", "DICOMDIR", ".DS_Store", "viewer.exe", "notes.zip"):
+            (tmp_path / "drop" / name).write_bytes(b"MZ\0\1" * 100)
+        os.rename(tmp_path / "drop", w.inbox / "drop")
+        ((folder, _),) = w.ended("done")
+    assert len(contents(folder / "data" / "drop")) == 29
+
+
+def test_damaged_headers_are_sorted_out_and_every_file_is_kept(tmp_path):
+    """Bytes of the header turned at random: whatever a reader makes of it, the watch goes on."""
+    rng = np.random.default_rng(5)
+    (good, *_) = study(tmp_path / "made")
+    for number in range(40):
+        data = bytearray(good.read_bytes())
+        for place in rng.integers(100, len(data) - 240, 12):
+            data[place] = rng.integers(256)
+        (tmp_path / "made" / f"damaged{number:02d}").write_bytes(bytes(data))
+    with Watching(tmp_path) as w:
+        for path in sorted((tmp_path / "made").glob("damaged*")):
+            shutil.copy(path, w.inbox)
+        until(lambda: not [p for p in w.inbox.iterdir() if p.is_file()])
+        until(lambda: not claims(w.inbox, "working"))
+        study(w.inbox / "good")
+        w.ended("done")
+    kept = [p for where in ("done", "failed") for p in (w.inbox / where).rglob("damaged*")]
+    assert sorted(p.read_bytes() for p in kept) == sorted(p.read_bytes() for p in (tmp_path / "made").glob("damaged*"))
+    assert w.events("watch.problem") == []
+
+
+def test_the_same_study_dropped_twice_is_answered_twice(tmp_path):
+    with Watching(tmp_path) as w:
+        made = study(tmp_path / "made")[0].parent
+        shutil.copytree(made, tmp_path / "again")
+        os.rename(made, w.inbox / "drop")
+        w.ended("done")
+        os.rename(tmp_path / "again", w.inbox / "drop")
+        w.ended("done", 2)
+    assert len(maps_in(w.out)) == 2
 
 
 def test_links_pipes_and_what_they_point_to_are_never_opened(tmp_path):

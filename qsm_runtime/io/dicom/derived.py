@@ -131,13 +131,13 @@ def plane_header(shared: Dataset, source: Dataset, objects: Sequence[SourceObjec
     return ds
 
 
-def values(ds: Dataset, quantity: Quantity, description: str) -> None:
+def values(ds: Dataset, quantity: Quantity, window: tuple[float, float], description: str) -> None:
     """What stored samples mean."""
     low, high = quantity.limits
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, int(quantity.signed)
     ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = quantity.step, "0", quantity.unit[0]
-    ds.WindowCenter, ds.WindowWidth = (decimal(v) for v in quantity.window)
+    ds.WindowCenter, ds.WindowWidth = (decimal(v) for v in window)
     ds.VOILUTFunction = "LINEAR_EXACT"  # the plain one takes no width below 1 (PS3.3 C.11.2.1.2)
     mapping = Dataset()
     vr = "SS" if quantity.signed else "US"

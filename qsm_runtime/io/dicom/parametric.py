@@ -79,7 +79,7 @@ def _object(
     objects: Sequence[Sequence[SourceObject]],
 ) -> Dataset:
     quantity = QUANTITIES[kind]
-    centre, width = quantity.window
+    centre, width = quantity.window_of(planes)
     mapping = hd.pm.RealWorldValueMapping(
         lut_label=clipped(quantity.label, "SH"),
         lut_explanation=clipped(KINDS[kind].description, "LO"),

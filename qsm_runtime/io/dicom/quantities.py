@@ -22,7 +22,10 @@ PER_PPM: Code = ("ppm-1", "UCUM", "/ppm")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A kind of map. value = stored * step; window: centre and width in values; words: of ImageType after PRIMARY."""
+    """A kind of map. value = stored * step; words: of ImageType after PRIMARY.
+
+    window: centre and width in values, the same for every subject; None: of the map's own range, as its unit is.
+    """
 
     label: str
     words: tuple[str, ...]
@@ -30,7 +33,7 @@ class Quantity:
     step: str
     unit: Code
     concept: Code
-    window: tuple[float, float]
+    window: tuple[float, float] | None
 
     @property
     def signed(self) -> bool:
@@ -45,6 +48,13 @@ class Quantity:
     def range_text(self) -> str:
         low, high = (value * float(self.step) for value in self.limits)
         return f"{low:g} to {high:g} {self.unit[2]}"
+
+    def window_of(self, array: np.ndarray) -> tuple[float, float]:
+        """Centre and width in values for a map."""
+        if self.window is not None:
+            return self.window
+        top = float(np.ceil(max(float(array.max()), 1.0)))
+        return top / 2, top
 
     def stored(self, plane: np.ndarray) -> tuple[np.ndarray, int]:
         """Samples of values, and how many were clipped. Raises OutputError where one is not finite."""
@@ -83,6 +93,6 @@ QUANTITIES: dict[str, Quantity] = {
         "mask", ("OTHER", "MASK"), "<u2", "1", NO_UNIT, ("110853", "DCM", "Binary Segmentation"), (0.5, 1)
     ),
     "swi": Quantity(
-        "SWI", ("OTHER", "SWI"), "<u2", "1", NO_UNIT, ("110852", "DCM", "MR signal intensity"), (500, 1000)
+        "SWI", ("OTHER", "SWI"), "<u2", "1", NO_UNIT, ("110852", "DCM", "MR signal intensity"), None
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from qsm_runtime.io.dicom.geometry import Layout, heights
 from qsm_runtime.io.dicom.header import items, texts
 from qsm_runtime.io.dicom.instance import CLASSIC_MR, Instance
 from qsm_runtime.io.dicom.read import open_dataset
+from qsm_runtime.io.dicom.text_rules import decimal
 
 BULK_GROUPS = range(0x5000, 0x6100)  # curves and overlays
 GROUPS = (0x00209113, 0x00209116, 0x00289110, 0x00189114, 0x00289132, 0x00189112, 0x00189006)
@@ -91,7 +92,7 @@ def _header(dataset: Dataset, frame: Frame) -> Dataset:
     kind = next(iter(items(own, 0x00189226) or items(shared, 0x00189226)), Dataset())
     header.ImageType = texts(kind, 0x00089007) or texts(dataset, 0x00080008)
     if frame.instance.frequency_mhz is not None:
-        header.ImagingFrequency = frame.instance.frequency_mhz
+        header.ImagingFrequency = decimal(frame.instance.frequency_mhz)
     if frame.echo_time_ms is not None:
         header.EchoTime = frame.echo_time_ms
     header.SOPClassUID = UID(CLASSIC_MR)

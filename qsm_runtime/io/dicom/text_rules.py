@@ -20,11 +20,11 @@ MULTI_LINE = ("ST", "LT", "UT")
 LONGEST_NUMBER = 16
 INT32 = 1 << 31
 PATTERNS = {
-    "DA": re.compile(r"\d{8}"),
-    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
-    "DT": re.compile(r"\d{4}(\d{2}){0,5}(\.\d{1,6})?([+-]\d{4})?"),
-    "AS": re.compile(r"\d{3}[DWMY]"),
-    "UI": re.compile(r"[0-9.]{1,64}"),  # no stricter: an identifier that is mended identifies nothing
+    "DA": re.compile(r"\d{8}", re.ASCII),
+    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", re.ASCII),
+    "DT": re.compile(r"\d{4}(\d{2}){0,5}(\.\d{1,6})?([+-]\d{4})?", re.ASCII),
+    "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
+    "UI": re.compile(r"(?=.{1,64}$)\d+(\.\d+)*", re.ASCII),  # leading zeros stay: changed, it names another object
     "CS": re.compile(r"[A-Z0-9_ ]{1,16}"),
 }
 CHARACTER_SETS = ("ISO_IR 100", "ISO_IR 192")  # tried in turn where the source's own will not do

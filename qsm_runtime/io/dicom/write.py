@@ -70,7 +70,7 @@ def derived_series(
         acquisition.scan.grid.check(array, kind)
         quantity = QUANTITIES[kind]
         shared = series_header(template, quantity, index, how, acquisition.scan.b0_tesla)
-        values(shared, quantity, KINDS[kind].description)
+        values(shared, quantity, quantity.window_of(array), KINDS[kind].description)
         series.append(_series(kind, template, shared, quantity, template.planes(array)))
     return series
 
@@ -142,7 +142,7 @@ def _series(
         samples, beyond = quantity.stored(plane)
         stored.append(samples)
         clipped += beyond
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if clipped:
         warnings = (f"{kind}: {clipped} voxels lie beyond {quantity.range_text} and are clipped in DICOM",)
         shared.ImageComments = cut(f"{shared.ImageComments} WARNING: {warnings[0]}", "LT")
