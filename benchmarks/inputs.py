@@ -9,39 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
 from scipy import ndimage
 
 import qsm_runtime.phantom
 from qsm_runtime import io
+from qsm_runtime.benching import inputs as benching
 from qsm_runtime.errors import InputError
 from qsm_runtime.grid import Grid
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.units import TWO_PI, rad_per_ppm
 
 SIZES = {
-    "small": Grid((96, 112, 96), (2.0, 2.0, 2.0)),
-    "medium": Grid((164, 205, 205), (1.0, 1.0, 1.0)),
+    "small": benching.SIZES["small"],
+    "medium": benching.SIZES["research"],
     "large": Grid((256, 256, 176), (0.8, 0.8, 1.0)),
 }
 OFFSET_SIGMA_MM = 6.0  # smoothing of what a cubic leaves of the phase offset
 
 
 def grid_of(size: str) -> Grid:
-    """A named size, or NX,NY,NZ@V[,V,V] in voxels and mm. Raises ValueError."""
-    if size in SIZES:
-        return SIZES[size]
-    shape, _, voxel = size.partition("@")
-    n, v = [int(a) for a in shape.split(",")], [float(a) for a in (voxel or "1").split(",")]
-    n, v = n * 3 if len(n) == 1 else n, v * 3 if len(v) == 1 else v
-    if len(n) != 3 or len(v) != 3:
-        raise ValueError(f"size {size!r} is none of {', '.join(SIZES)} and not NX,NY,NZ@VX,VY,VZ")
-    return Grid((n[0], n[1], n[2]), (v[0], v[1], v[2]))
-
-
-def cache_folder() -> Path:
-    """Where prepared inputs are kept; QSM_BENCH_CACHE moves it."""
-    return Path(os.environ.get("QSM_BENCH_CACHE") or user_cache_path("qsm_runtime") / "benchmarks")
+    """A named size, or NX,NY,NZ@V[,V,V] in voxels and mm. Raises UsageError."""
+    return benching.grid_of(size, SIZES)
 
 
 def phantom(grid: Grid, **parameters: Any) -> Path:
@@ -49,7 +37,7 @@ def phantom(grid: Grid, **parameters: Any) -> Path:
     sources = sorted(Path(qsm_runtime.phantom.__file__).parent.glob("*.py"))
     said = json.dumps([asdict(grid), parameters], sort_keys=True).encode()
     key = hashlib.sha256(said + b"".join(p.read_bytes() for p in (*sources, Path(__file__)))).hexdigest()[:16]
-    path = cache_folder() / f"head_{key}.npz"
+    path = benching.cache_folder() / f"head_{key}.npz"
     if not path.exists():
         head = simulate_head(grid, **parameters)
         scan, truth = head.scan, head.truth
@@ -68,7 +56,7 @@ def dataset(folder: Path) -> Path:
         (str(p.resolve()), p.stat().st_mtime_ns) for p in [*files, *(q for s in found[0].files.values() for q in s)]
     ]
     key = hashlib.sha256(json.dumps(stamps).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
-    path = cache_folder() / f"data_{key}.npz"
+    path = benching.cache_folder() / f"data_{key}.npz"
     if not path.exists():
 
         def truth(*endings: str) -> np.ndarray | None:

@@ -39,13 +39,13 @@ def block(records: Sequence[Record]) -> str:
             continue
         start = starts.get((case["recipe"], case["size"]))
         cold = "" if start is None else f"{start['time']['median_s']:.1f} s"
-        seconds = f"{r['time']['median_s']:.2g} ± {r['time']['uncertainty_s']:.1g} s{said.star(r)}"
+        seconds = f"{r['time']['median_s']:.3g} ± {r['time']['uncertainty_s']:.1g} s{said.star(r)}"
         a = r["accuracy"]
         scores = f"{a['xsim_full']:.3f} | {a['correlation']:.3f}" if a else " | "
         peak = "" if r["memory"]["peak_mib"] is None else f"{r['memory']['peak_mib'] / 1024:.2f} GiB"
         matrix = f"{case['size']}, {'×'.join(map(str, r['grid']['shape']))}"
         lines.append(f"| `{case['recipe']}` | {matrix} | {seconds} | {cold} | {peak} | {scores} |")
-    lines += ["", *dict.fromkeys(said.machine_said(r["environment"]) for r in records)]
+    lines += ["", *said.machines_said(records)]
     if any(noise.quality(r) for r in warm):
         lines += ["", "\\* taken on a busy or unsteady machine."]
     return "\n".join(lines)

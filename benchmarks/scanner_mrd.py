@@ -27,6 +27,7 @@ from benchmarks.scanner_dicom import SAMPLE_S, Memory, report
 from qsm_runtime import bench
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.mrd import protocol as mrd
+from qsm_runtime.io.mrd import writer
 from qsm_runtime.io.mrd.client import Outgoing
 from qsm_runtime.io.mrd.described import meta_of
 from qsm_runtime.io.mrd.streams import PipeStream, SocketStream
@@ -104,9 +105,9 @@ def encoded(outgoing: Outgoing, data_type: str) -> list[bytes]:
         return out.getvalue()
 
     asked = {"parameters": {"config": "qsm", "phasesign": "plus", "datatype": data_type}}
-    begin = piece(mrd.write_config, "qsm") + piece(mrd.write_header, outgoing.header())
-    begin += piece(mrd.write_text, json.dumps(asked))
-    return [begin, *(piece(mrd.write_image, image) for image in outgoing.images()), piece(mrd.write_close)]
+    begin = piece(writer.write_config, "qsm") + piece(writer.write_header, outgoing.header())
+    begin += piece(writer.write_text, json.dumps(asked))
+    return [begin, *(piece(writer.write_image, image) for image in outgoing.images()), piece(writer.write_close)]
 
 
 def one_study(server: "Server", messages: list[bytes], slices: int, arrival_s: float) -> dict[str, Any]:
@@ -201,7 +202,7 @@ class Server:
             if line.rstrip() == "}":
                 break
         killer.cancel()
-        if not text:
+        if '"front_ends"' not in text:
             raise SystemExit(f"the server did not start: {(scratch / 'said').read_text()[-2000:]}")
         self.port = int(json.loads(text)["front_ends"]["mrd"]["where"].rsplit(":", 1)[1])
         self.memory = Memory(self.process.pid)

@@ -14,7 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("network", choices=sorted(NETWORKS))
     weights = parser.add_mutually_exclusive_group(required=True)
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint in the published layout")
+    weights.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="a checkpoint in the published layout (iQSM: the folder of its parts)",
+    )
     weights.add_argument("--random", type=int, metavar="SEED", help="random weights of the true layout")
     parser.add_argument("--norm", type=Path, metavar="FILE", help="statistics published beside the weights: .mat, .npz")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER[,NUMBER]", help="one statistic")

@@ -9,6 +9,7 @@ from torch import nn
 from export import direct_cards, unrolled_cards
 from export.checkpoints import keras_h5, tf_arrays, torch_state
 from export.nets.iqsm import IQSM
+from export.nets.iqsm_plus import IQSMPlus
 from export.nets.ir2qsm import IR2QSM
 from export.nets.octave import OctaveUNet
 from export.nets.proximal_cnn import ProximalCNN
@@ -77,7 +78,8 @@ NETWORKS: dict[str, Spec] = {
         partial(OctaveUNet, residual=False), partial(OctaveUNet, 1, 4, residual=False), torch_state.load,
         direct_cards.bfrnet, 5_215_681,
     ),
-    "iqsm": Spec(IQSM, partial(IQSM, 4, 2), torch_state.load, direct_cards.iqsm, 4_305_409),
+    "iqsm": Spec(IQSM, partial(IQSM, 4, 2), torch_state.load_parts, direct_cards.iqsm, 4_305_409),
+    "iqsm_plus": Spec(IQSMPlus, partial(IQSMPlus, 4, 2), torch_state.load_parts, direct_cards.iqsm_plus, 4_347_780),
     "unwrap_birnn": Spec(UnwrapBiRNN, partial(UnwrapBiRNN, 8), torch_state.load, direct_cards.unwrap_birnn, 376_225),
     "lpcnn": Spec(
         ProximalCNN, partial(ProximalCNN, width=8, blocks=1), _lpcnn, unrolled_cards.lpcnn, 446_336, CHI, GRADIENT

@@ -100,18 +100,29 @@ def bfrnet(found: Found) -> Values:
     )  # fmt: skip
 
 
-def iqsm(found: Found) -> Values:
+def _iqsm(name: str, title: str, citation: str, b0: str, angle_deg: list[float] | None, extra: list[Values]) -> Values:
     return card(
-        "iqsm", "phase_to_chi", "iQSM: learned Laplacians of the phase factor and a U-Net",
-        "Gao et al., NeuroImage 259:119410, 2022, doi:10.1016/j.neuroimage.2022.119410",
+        name, "phase_to_chi", title, citation,
         [
             port("phase", "wrapped_phase", "rad", sign=-1), port("mask", "mask", "1"),
-            port("echo_time", "echo_time", "s", ""), port("b0", "b0", "T", ""),
+            port("echo_time", "echo_time", "s", ""), port("b0", "b0", "T", ""), *extra,
         ],
         [CHI], 427.0, scaling=normalisation({"phase": NONE}, {"chi": NONE}), sizes=size(16), erode_mm=3.0,
-        geometry={"voxel_mm": MM1, "tolerance": 0.05, "resample": "fourier", "b0": "require_z"},
-        combine="magnitude_te2", domain={"voxel_mm": [1.0, 1.0], "angle_deg": [0.0, 0.0]},
+        geometry={"voxel_mm": MM1, "tolerance": 0.05, "resample": "fourier", "b0": b0},
+        combine="magnitude_te2", domain={"voxel_mm": [1.0, 1.0], "angle_deg": angle_deg},
     )  # fmt: skip
+
+
+def iqsm(found: Found) -> Values:
+    title = "iQSM: learned Laplacians of the phase factor and a U-Net"
+    citation = "Gao et al., NeuroImage 259:119410, 2022, doi:10.1016/j.neuroimage.2022.119410"
+    return _iqsm("iqsm", title, citation, "require_z", [0.0, 0.0], [])
+
+
+def iqsm_plus(found: Found) -> Values:
+    title = "iQSM+: iQSM with the direction of B0 in every convolution"
+    citation = "Gao et al., Medical Image Analysis 94:103160, 2024, doi:10.1016/j.media.2024.103160"
+    return _iqsm("iqsm_plus", title, citation, "input_vector", None, [port("b0_dir", "b0_dir", "1", "nc")])
 
 
 def unwrap_birnn(found: Found) -> Values:

@@ -7,6 +7,9 @@ in axial, sagittal and coronal cuts, where formats round the affine each in its 
 import importlib.util
 import io
 import json
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -222,3 +225,21 @@ def test_every_way_in_gives_the_same_voxels(oblique, tmp_path):
                     assert getattr(result, kind).tobytes() == getattr(wanted, kind).tobytes(), (name, kind)
     finally:
         core.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "magnitude", "phase"),
+    [("siemens_6echo", ".", "6_*.nii", "7_*.nii"), ("siemens_xa30", "In", "8_*.nii", "9_*.nii")],
+)
+def test_real_scans_and_what_dcm2niix_makes_of_them(shared_data, tmp_path, name, source, magnitude, phase):
+    folder = shared_data / name
+    converted = folder / "Ref"
+    if not converted.is_dir():
+        tool = shutil.which("dcm2niix", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        if tool is None:
+            pytest.skip("dcm2niix is not installed (pip install dcm2niix)")
+        converted = tmp_path
+        command = [tool, "-b", "y", "-z", "n", "-f", "%s_%p", "-o", converted, folder]
+        subprocess.run(command, check=True, capture_output=True)
+    wanted = read_nifti(sorted(converted.glob(magnitude)), sorted(converted.glob(phase)))
+    assert_same_scan(find_dicom(folder / source)[0].read().scan, wanted.scan, name)

@@ -18,6 +18,21 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
 
 
+def load_parts(path: Path, net: nn.Module) -> dict[str, float]:
+    """As `load`; or from a folder, where each .pth holds one child of `net`, known by its names."""
+    if not path.is_dir():
+        return load(path, net)
+    scalars: dict[str, float] = {}
+    files = {file: set(read(file)) for file in sorted(path.glob("*.pth"))}
+    for name, child in net.named_children():
+        wanted = {n for n in child.state_dict() if not n.endswith("num_batches_tracked")}
+        fitting = [file for file, names in files.items() if wanted <= names]
+        if len(fitting) != 1:
+            raise ValueError(f"{path}: {len(fitting)} of its .pth files hold the part {name}; leave exactly one there")
+        scalars |= load(fitting[0], child)
+    return scalars
+
+
 def load(path: Path, net: nn.Module) -> dict[str, float]:
     """Fill `net`; returns the one-element tensors the module has no place for (steps, weights, exponents)."""
     state = read(path)

@@ -16,7 +16,7 @@ KERNELS = 15
 REFERENCE_T_S = 3.0 * 20e-3
 
 
-class _LoT(nn.Module):
+class LoT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         laplacian = torch.zeros(1, 1, 3, 3, 3)
@@ -41,7 +41,7 @@ class IQSM(nn.Module):
     def __init__(self, base: int = 16, depth: int = 4) -> None:
         super().__init__()
         self.Unet = UNet(depth, 1 + KERNELS, 1, base)
-        self.LoT_Layer = _LoT()
+        self.LoT_Layer = LoT()
 
     def forward(
         self, phase: torch.Tensor, mask: torch.Tensor, echo_time: torch.Tensor, b0: torch.Tensor

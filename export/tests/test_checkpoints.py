@@ -114,6 +114,22 @@ def test_state_dict_of_another_network_is_refused(tmp_path):
         torch_state.load(tmp_path / "w.pth", nn.Conv3d(1, 1, 3))
 
 
+def test_parts_in_a_folder(tmp_path):
+    """iQSM's authors keep the U-Net and the learned Laplacians apart, each saved from DataParallel."""
+    spec = NETWORKS["iqsm_plus"]
+    saved, loaded = spec.small(), spec.small()
+    random_weights(saved, 1)
+    for name, child in saved.named_children():
+        state = {f"module.{k}": v for k, v in child.state_dict().items()}
+        torch.save(state, tmp_path / f"{name}_published.pth")
+    assert spec.load(tmp_path, loaded) == {}
+    for name, value in saved.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    (tmp_path / "LoT_Layer_published.pth").unlink()
+    with pytest.raises(ValueError, match=r"0 of its \.pth files hold the part LoT_Layer"):
+        spec.load(tmp_path, loaded)
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save({"net": Path("x")}, tmp_path / "w.pth")
     with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from export.nets.iqsm import IQSM
+from export.nets.iqsm_plus import IQSMPlus
 from export.nets.ir2qsm import IR2QSM
 from export.nets.octave import OctaveUNet
 from export.nets.unet import UNet
@@ -33,6 +34,16 @@ def test_iqsm_laplacian_of_a_quadratic_phase_is_its_curvature():
         made = net.LoT_Layer(phase, torch.ones_like(phase), torch.tensor(0.02), torch.tensor(3.0))
     inner = made[0, 0, 1:-1, 1:-1, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.02), atol=1e-4, rtol=0)
+
+
+def test_iqsm_plus_sees_the_direction_of_b0():
+    net = IQSMPlus(4, 2).eval()
+    random_weights(net, 0)
+    phase = torch.randn(1, 1, 16, 32, 16, generator=torch.Generator().manual_seed(0))
+    given = (phase, torch.ones_like(phase), torch.tensor(0.02), torch.tensor(3.0))
+    with torch.no_grad():
+        along, across = (net(*given, torch.tensor([b0])) for b0 in ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0]))
+    assert (along - across).abs().max() > 1e-3 * along.abs().max()
 
 
 def test_ir2qsm_does_not_depend_on_chance():

@@ -57,7 +57,8 @@ def dipole_card() -> Values:
 def total_card() -> Values:
     return proximal_card(
         "total", "single_step", "total field to susceptibility, joint_tv start and a learned proximal network",
-        "simulated heads with air and neck, parts of them, a labelled head and shapes between sources", DOMAIN,
+        "simulated heads with air and neck, parts of them, a labelled head and shapes between sources",
+        {**DOMAIN, "snr": [25.0, 250.0]},
         {"scheme": "joint_proximal", "passes": joint.PASSES, "weight": RIDGE, "cg_steps": joint.ITERATIONS},
     )  # fmt: skip
 

@@ -31,9 +31,9 @@ def network(
     model      name of a network on the search path, or the path of its card; must be given
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
-    from qsm_runtime.networks import run
+    from qsm_runtime.networks import choice, run
 
-    found, runtime = run.choose(("background",), model, runtime)
+    found, runtime = choice.choose("background", model, runtime)
     known = run.Known(b0_tesla, echo_times_s, None, reliability, None)
 
     def by_network(fallback: str) -> tuple[np.ndarray, np.ndarray]:

@@ -66,10 +66,10 @@ def compared(
     return out
 
 
-def grid_of(size: str) -> Grid:
-    """A named size, or NX,NY,NZ@V[,V,V] in voxels and mm. Raises UsageError."""
-    if size in SIZES:
-        return SIZES[size]
+def grid_of(size: str, named: Mapping[str, Grid] = SIZES) -> Grid:
+    """A size of `named`, or NX,NY,NZ@V[,V,V] in voxels and mm. Raises UsageError."""
+    if size in named:
+        return named[size]
     shape, _, voxel = size.partition("@")
     try:
         n, v = [int(a) for a in shape.split(",")], [float(a) for a in (voxel or "1").split(",")]
@@ -77,7 +77,7 @@ def grid_of(size: str) -> Grid:
         n, v = [], []
     n, v = n * 3 if len(n) == 1 else n, v * 3 if len(v) == 1 else v
     if len(n) != 3 or len(v) != 3:
-        raise UsageError(f"size {size!r} is none of {', '.join(SIZES)} and not NX,NY,NZ@VX,VY,VZ")
+        raise UsageError(f"size {size!r} is none of {', '.join(named)} and not NX,NY,NZ@VX,VY,VZ")
     return Grid((n[0], n[1], n[2]), (v[0], v[1], v[2]))
 
 

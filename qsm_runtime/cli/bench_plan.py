@@ -33,7 +33,7 @@ def planned(
     from qsm_runtime.benching import plan
     from qsm_runtime.kernels.threads import AVAILABLE
 
-    chosen = recipe or recipes.names()
+    chosen = recipe or sorted(recipes.names(), key=lambda name: name != "default")  # which runs with every thread count
     for name in chosen:
         recipes.load(name)
     counts, timed = _threads(threads, AVAILABLE, budget), _methods(methods)

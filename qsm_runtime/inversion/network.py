@@ -52,14 +52,14 @@ def network(
                  what the network was trained on
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
-    from qsm_runtime.networks import run
+    from qsm_runtime.networks import choice, run
 
     check(local_ppm, mask, grid)
     if refine not in get_args(Refinement):
         raise UsageError(f"network: refine must be one of {', '.join(get_args(Refinement))}, got {refine!r}")
     if implausible not in get_args(Implausible):
         raise UsageError(f"network: implausible must be refuse or warn, got {implausible!r}")
-    found, runtime = run.choose(("inversion",), model, runtime)
+    found, runtime = choice.choose("inversion", model, runtime)
     known = run.Known(b0_tesla, echo_times_s, None, reliability, magnitude)
 
     def by_network(fallback: str) -> np.ndarray:

@@ -30,9 +30,9 @@ def network(
     erode_mm     how far the surface is moved inwards at the end, >= 0
     Raises UsageError, InputError, ModelError, DeviceError, ReconstructionError where nothing is left.
     """
-    from qsm_runtime.networks import run
+    from qsm_runtime.networks import choice, run
 
-    found, runtime = run.choose(("mask",), model, runtime)
+    found, runtime = choice.choose("mask", model, runtime)
     arrays = {"magnitude": combined_signal(magnitude, grid)}
     if "wrapped_phase" in found.card.takes:
         arrays["wrapped_phase"] = np.ascontiguousarray(phase_rad[0])

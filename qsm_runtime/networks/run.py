@@ -18,11 +18,10 @@ from qsm_runtime.errors import (
     ModelError,
     QsmWarning,
     ReconstructionError,
-    UsageError,
 )
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.morphology import erode
-from qsm_runtime.networks import guard, registry, signature
+from qsm_runtime.networks import guard, signature
 from qsm_runtime.networks.card import Card
 from qsm_runtime.networks.compute import FIELDS, Known, computed, frame_of
 from qsm_runtime.networks.frame import LOSS_WARNED, Frame
@@ -45,23 +44,6 @@ class Made:
     values: Mapping[str, np.ndarray]
     mask: np.ndarray
     card: Card
-
-
-def choose(tasks: Sequence[str], name: str, runtime: Runtime | None) -> tuple[Model, Runtime]:
-    """The model, and the runtime or its default. Raises UsageError where it is not named or for another task."""
-    runtime = runtime or Runtime()
-    if not name:
-        usable = [f.name for f in registry.every(runtime.models) if f.model and f.model.card.task in tasks]
-        raise UsageError(
-            f"method network needs the option model, the name of a network; there are: {', '.join(usable) or 'none'}"
-        )
-    model = registry.find(name, runtime.models)
-    if model.card.task not in tasks:
-        raise UsageError(
-            f"model {model.card.name} is for the task {model.card.task}, not {' or '.join(tasks)}; "
-            "`qsm models list` shows which model does what"
-        )
-    return model, runtime
 
 
 def run(

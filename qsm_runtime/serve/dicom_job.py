@@ -144,12 +144,13 @@ class Work:
         self.log.event("scan.failed", level="error", study=study.key, job=name, reason=reason, objects=len(names))
 
     def feed(self, early: "Early", echoes: Iterable[tuple[int, FoundDicom]], times_s: tuple[float, ...]) -> None:
+        """Give the core echoes as the whole scan will have them; what cannot be read now will be said then."""
         for index, found in echoes:
             try:
                 places = {name: path for name in names_of(found) if (path := self.spool.path(name)) is not None}
                 scan = placed(found, places).read(threads=self._threads).scan
             except (QsmError, KeyError):
-                continue  # moved or not to be read: it will be said when the whole is
+                continue
             early.echo(
                 index,
                 scan.magnitude[0],

@@ -1,29 +1,47 @@
 """The sending side of DICOM (C-STORE and C-ECHO as a client): files to an application entity, one by one."""
 
+import contextlib
 import logging
+import queue
 import re
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from qsm_runtime.errors import InputError, QsmError, UsageError
 from qsm_runtime.io.dicom.header import MALFORMED, text
+from qsm_runtime.serve.dicom_store import (
+    C_STORE,
+    COMMAND,
+    FIELD,
+    KIND_REFUSED,
+    LAST,
+    RESPONSE,
+    STATUS,
+    elements,
+    number,
+    request,
+    units,
+)
 
 MAX_CONTEXTS = 128  # of one association (PS3.8)
 PENDING_S = 30.0
 MAX_UNIT = 1 << 17
-KIND_REFUSED = 0x0122  # SOP class not supported
+LOOK_S = 0.2
+QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 WARNINGS = range(0xB000, 0xC000)
 DESTINATION = re.compile(r"(?P<ae>[^@\\]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]]+):(?P<port>\d{1,5})")
 
 _config.LOG_HANDLER_LEVEL = "none"
-_config.STORE_SEND_CHUNKED_DATASET = True  # files go as they are, never decoded
 for _name in ("pynetdicom", "pynetdicom.transport"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
@@ -32,6 +50,29 @@ class SendError(QsmError, OSError):
     """A peer that cannot be reached, will not talk to us, or went away."""
 
     exit_code = 5
+
+
+class _Answers(DIMSEServiceProvider):
+    """Statuses of C-STORE answers, and other messages for whoever waits for them: the association's own thread looks
+    without waiting, and would take one that comes at once for a message nobody asked for."""
+
+    def __init__(self, association: Any) -> None:
+        super().__init__(association)
+        self.statuses: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def get_msg(self, block: bool = False) -> Any:
+        return super().get_msg(block) if block else (None, None)
+
+    def receive_primitive(self, primitive: Any) -> None:
+        for context, fragment in primitive.presentation_data_value_list:
+            whole = self.message is None and fragment[0] & (COMMAND | LAST) == COMMAND | LAST
+            command = elements(fragment[1:]) if whole else {}
+            if number(command, FIELD) == C_STORE | RESPONSE:
+                self.statuses.put(number(command, STATUS) or 0)
+                continue
+            single = P_DATA()
+            single.presentation_data_value_list = [[context, fragment]]  # type: ignore[list-item]
+            super().receive_primitive(single)
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,9 @@ class Object:
 
     path: Path
     sop_class: str
+    uid: str
     syntax: str
+    offset: int  # of the data set
 
 
 def object_of(path: Path) -> Object | None:
@@ -70,11 +113,11 @@ def object_of(path: Path) -> Object | None:
         with open(path, "rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 return None
-        meta, _ = split_dataset(path)
-        found = Object(path, text(meta, 0x00020002), text(meta, 0x00020010))
+        meta, offset = split_dataset(path)
+        found = Object(path, text(meta, 0x00020002), text(meta, 0x00020003), text(meta, 0x00020010), offset)
     except MALFORMED:
         return None
-    return found if found.sop_class and found.syntax and text(meta, 0x00020003) else None
+    return found if found.sop_class and found.uid and found.syntax else None
 
 
 def send(
@@ -125,22 +168,38 @@ def _send(
     wait_s: float,
 ) -> None:
     assoc = _associate(to, calling, kinds, wait_s)
-    accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in assoc.accepted_contexts}
+    accepted = {(one.abstract_syntax, one.transfer_syntax[0]): one.context_id for one in assoc.accepted_contexts}
     try:
-        for number, one in enumerate(objects):
-            if (one.sop_class, one.syntax) not in accepted:
-                sent(one.path, KIND_REFUSED)
-                continue
-            if not assoc.is_established:
-                raise SendError(f"{to} ended the association after {number} of {len(objects)} objects")
-            answer = assoc.send_c_store(one.path, msg_id=number % 65535 + 1)
-            if not answer:
-                raise SendError(f"{to} went away after {number} of {len(objects)} objects")
-            status = int(answer.Status)
+        for count, one in enumerate(objects):
+            context = accepted.get((one.sop_class, one.syntax))
+            status = KIND_REFUSED if context is None else _store(assoc, context, one, count % 65535 + 1, wait_s)
+            if status is None:
+                raise SendError(f"{to} went away after {count} of {len(objects)} objects")
             sent(one.path, 0 if status in WARNINGS else status)
     finally:
         if assoc.is_established:
             assoc.release()
+
+
+def _store(assoc: Any, context: int, one: Object, message: int, wait_s: float) -> int | None:
+    """Send one object; the status of the answer, None where none comes."""
+    data = one.path.read_bytes()[one.offset :]
+    longest = assoc.acceptor.maximum_length or 0
+    connection = assoc.dul.socket.socket if assoc.is_established else None
+    if connection is None:
+        return None
+    try:
+        connection.sendall(units(context, request(one.sop_class, one.uid, message), data, longest))
+        if QUICK_ACK is not None:  # a peer that answers in two pieces waits for the first to be acknowledged
+            connection.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
+    except OSError:
+        return None
+    end = time.monotonic() + wait_s
+    while assoc.is_established and time.monotonic() < end:
+        with contextlib.suppress(queue.Empty):
+            status: int = assoc.dimse.statuses.get(timeout=LOOK_S)
+            return status
+    return None
 
 
 def _associate(to: Destination, calling: str, kinds: Sequence[tuple[str, str]], wait_s: float) -> Any:
@@ -155,6 +214,7 @@ def _associate(to: Destination, calling: str, kinds: Sequence[tuple[str, str]], 
     except (OSError, ValueError) as error:
         raise SendError(f"{to} cannot be reached ({error})") from error
     if assoc.is_established:
+        assoc.dimse = _Answers(assoc)
         return assoc
     if assoc.is_rejected:
         primitive = assoc.acceptor.primitive

@@ -1,7 +1,7 @@
-"""C-STORE requests read and answered where they arrive (PS3.7 9.3.1): a step of the library's general way to a handler
-and back takes longer than storing the object does.
+"""C-STORE requests and answers in bytes (PS3.7 9.3.1): the library's general way to a handler and back takes several
+times as long as storing the object does.
 
-Only requests whose command is one fragment are taken; any other message goes the library's way.
+Only commands of one fragment are taken here; any other message goes the library's way.
 """
 
 import struct
@@ -15,7 +15,9 @@ from pynetdicom.pdu_primitives import P_DATA
 C_STORE, RESPONSE, NO_DATA = 0x0001, 0x8000, 0x0101
 COMMAND, LAST = 1, 2  # bits of a fragment's control byte (PS3.8 E.2)
 GROUP_LENGTH, SOP_CLASS, FIELD, MESSAGE_ID, RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
-DATA_TYPE, STATUS, COMMENT, INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
+PRIORITY, DATA_TYPE, STATUS, COMMENT, INSTANCE = 0x0700, 0x0800, 0x0900, 0x0902, 0x1000
+MEDIUM, WITH_DATA = 0, 1
+FRAGMENT_HEAD = 6  # bytes of a unit that are not its fragment's content
 LONGEST_COMMENT = 64
 KIND_REFUSED = 0x0122
 PADDING = " \0"
@@ -57,7 +59,7 @@ class StoreProvider(DIMSEServiceProvider):
             if control & (COMMAND | LAST) != COMMAND | LAST:
                 return False
             command = elements(fragment[1:])
-            if _number(command, FIELD) != C_STORE or _number(command, DATA_TYPE) == NO_DATA:
+            if number(command, FIELD) != C_STORE or number(command, DATA_TYPE) == NO_DATA:
                 return False
             self._command, self._context = command, context
             return True
@@ -79,7 +81,7 @@ class StoreProvider(DIMSEServiceProvider):
             status, comment = self._store(Arrival(self.assoc, sop_class, uid, syntax, parts))
         socket: Any = self.dul.socket
         socket.message_read()
-        socket.send(_unit(context, response(command, status, comment)))
+        socket.send(unit(context, response(command, status, comment), COMMAND | LAST))
 
 
 def elements(command: bytes) -> dict[int, bytes]:
@@ -117,14 +119,43 @@ def _element(number: int, value: bytes) -> bytes:
     return struct.pack("<HHL", 0, number, len(value)) + value
 
 
-def _unit(context: int, command: bytes) -> bytes:
-    """A P-DATA-TF unit of one fragment."""
-    return struct.pack(">BBLLBB", 4, 0, len(command) + 6, len(command) + 2, context, COMMAND | LAST) + command
+def request(sop_class: str, uid: str, message: int) -> bytes:
+    """The command set of a C-STORE request."""
+    body = b"".join(
+        (
+            _element(SOP_CLASS, _padded(sop_class)),
+            _element(FIELD, struct.pack("<H", C_STORE)),
+            _element(MESSAGE_ID, struct.pack("<H", message)),
+            _element(PRIORITY, struct.pack("<H", MEDIUM)),
+            _element(DATA_TYPE, struct.pack("<H", WITH_DATA)),
+            _element(INSTANCE, _padded(uid)),
+        )
+    )
+    return _element(GROUP_LENGTH, struct.pack("<L", len(body))) + body
 
 
-def _number(command: dict[int, bytes], number: int) -> int | None:
-    value = command.get(number, b"")
+def units(context: int, command: bytes, data: bytes, longest: int) -> bytes:
+    """A request as the units to send; longest: of a unit's content, 0 where the peer sets no limit."""
+    size = (longest or len(data) + FRAGMENT_HEAD) - FRAGMENT_HEAD
+    sent = [unit(context, command, COMMAND | LAST)]
+    for start in range(0, len(data), size):
+        sent.append(unit(context, data[start : start + size], LAST if start + size >= len(data) else 0))
+    return b"".join(sent)
+
+
+def unit(context: int, content: bytes, control: int) -> bytes:
+    """A P-DATA-TF unit of one fragment (PS3.8 9.3.5)."""
+    return struct.pack(">BBLLBB", 4, 0, len(content) + 6, len(content) + 2, context, control) + content
+
+
+def number(command: dict[int, bytes], element: int) -> int | None:
+    """A value of two bytes, None where there is none."""
+    value = command.get(element, b"")
     return int.from_bytes(value, "little") if len(value) == 2 else None
+
+
+def _padded(uid: str) -> bytes:
+    return uid.encode() + b"\0" * (len(uid) % 2)
 
 
 def _text(command: dict[int, bytes], number: int) -> str:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from qsm_runtime.errors import QsmError, ReconstructionError
 from qsm_runtime.io.acquisition import Acquisition
-from qsm_runtime.io.mrd.answer import Said, clipped_voxels, originals, susceptibility_images, unused_series
+from qsm_runtime.io.mrd.answer import Said, originals, susceptibility_images, unused_series
 from qsm_runtime.io.mrd.encodings import ENCODINGS, DataType
+from qsm_runtime.io.mrd.parameters import in_parameters
 from qsm_runtime.io.mrd.protocol import (
     MIB,
     Ended,
@@ -27,11 +28,9 @@ from qsm_runtime.io.mrd.protocol import (
     ProtocolError,
     Reader,
     Stream,
-    write_close,
-    write_image,
-    write_text,
 )
 from qsm_runtime.io.mrd.read import Study
+from qsm_runtime.io.mrd.writer import write_close, write_image, write_text
 from qsm_runtime.serve.log import StudyLog, hashed
 from qsm_runtime.serve.mrd_study import Arriving
 from qsm_runtime.serve.settings import Answer, Busy
@@ -193,7 +192,7 @@ class Conversation:
     def _send_map(self, study: Study, answer: Answer, series_index: int) -> None:
         parameters, chi_ppm = self._arriving.parameters, answer.result.chi_ppm
         self._arriving.warn([*study.acquisition.warnings, *answer.result.warnings])
-        clipped = clipped_voxels(study, chi_ppm, parameters.data_type)
+        clipped = ENCODINGS[parameters.data_type].clipped(chi_ppm)
         if clipped:
             self._arriving.warn([f"{clipped} voxels lie beyond what {parameters.data_type} holds and were clipped"])
         said = _said(study, answer, clipped, parameters.data_type)
@@ -226,7 +225,7 @@ class Conversation:
             self._text(f"WRN {text}")
 
     def _text(self, text: str) -> None:
-        write_text(self.stream, text)
+        write_text(self.stream, in_parameters(text))
 
     def _last_words(self, text: str) -> None:
         """A text, or CLOSE where it is empty; nobody may be there any more."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qsm_runtime.errors import UsageError
-from qsm_runtime.io.mrd.protocol import MIB, ProtocolError, write_close, write_text
+from qsm_runtime.io.mrd.protocol import MIB, ProtocolError
 from qsm_runtime.io.mrd.streams import SocketStream
+from qsm_runtime.io.mrd.writer import write_close, write_text
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.mrd_conversation import Conversation, Rules, Submits
 

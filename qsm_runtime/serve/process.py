@@ -64,13 +64,13 @@ class WorkerProcess:
             try:
                 message = self.connection.recv() if self.connection.poll() else None
                 region = Region.receive(self.connection) if isinstance(message, Done) else None
-            except (EOFError, OSError):
+            except (EOFError, OSError, RuntimeError):  # it ended in the middle of a message
                 raise LostError(self.why()) from None
             if message is None:
                 raise LostError(self.why())
             if not isinstance(message, LastWords):
                 return message, region
-            self._words = message.reason
+            self._words, end = message.reason, time.monotonic() + END_S
 
     def wait_ready(self) -> Ready:
         """Raises what the worker refused to start for, or LostError."""

@@ -67,88 +67,102 @@ def run_service(
     ready: called once, with the state, when studies are taken.
     Raises what a start raises, and KeyboardInterrupt on a second signal.
     """
-    begun = time.monotonic()
-    phase = ["starting"]
-    url: list[str] = []
-
-    def state() -> dict[str, Any]:
-        states = {front_end.name: front_end.state() for front_end in front_ends}
-        taking = phase[0] == "serving" and core.ready and all(s.get("ready", True) for s in states.values())
-        return {
-            "ready": taking,
-            "phase": phase[0],
-            "pid": os.getpid(),
-            "up_s": round(time.monotonic() - begun, 1),
-            **({"health": url[0]} if url else {}),
-            "core": core.state(),
-            "front_ends": states,
-            "log_lines_lost": log.lost,
-        }
-
-    answering = None if health is None else HealthServer(health, state)
-    port = None if answering is None else answering.port
-    if answering is not None:
-        url.append(answering.url)
-        answering.start()
-    started: list[FrontEnd] = []
+    service = _Service(front_ends, core, log, health)
     try:
         with _Signals() as signals:
-            log.event("service.start", pid=os.getpid(), front_ends=[f.name for f in front_ends])
-            try:
-                core.start()
-                for front_end in front_ends:
-                    front_end.start()
-                    started.append(front_end)
-                signals.interrupting = False
-            except KeyboardInterrupt:
-                log.event("service.stopping", why="asked to while starting")
-                for front_end in started:
-                    front_end.accepting(False)
-                    front_end.stop()
-                core.stop(0.0)
-                return
-            phase[0] = "serving"
-            log.event("service.ready", seconds=time.monotonic() - begun, health_port=port)
-            _notify("READY=1")
-            if ready is not None:
-                ready(state())
-            number = signals.wait()
-            phase[0] = "draining"
-            _notify("STOPPING=1")
-            log.event("service.stopping", why=signal.Signals(number).name, drain_s=drain_s)
-            left = _drain(front_ends, core, log, drain_s)
-            phase[0] = "stopped"
-            log.event("service.stopped", level="warning" if left else "info", unfinished=left or None)
+            if service.start(signals):
+                if ready is not None:
+                    ready(service.state())
+                service.drain(signals.wait(), drain_s)
     except KeyboardInterrupt:
         log.event("service.forced", level="warning")
         core.stop(0.0)
         raise
     except QsmError as error:
         log.event("service.failed", level="error", kind=type(error).__name__, message=str(error))
-        for front_end in started:
-            front_end.stop()
-        core.stop(0.0)
+        service.abandon()
         raise
     finally:
-        if answering is not None:
-            answering.stop()
+        service.close()
 
 
-def _drain(front_ends: Sequence[FrontEnd], core: WarmCore, log: StudyLog, drain_s: float) -> list[str]:
-    """Stop every front end, then the core; the names of those that did not end in time."""
-    until = time.monotonic() + drain_s
-    for front_end in front_ends:
-        front_end.accepting(False)
-    threads = [threading.Thread(target=f.stop, name=f"stop-{f.name}", daemon=True) for f in front_ends]
-    for thread in threads:
-        thread.start()
+class _Service:
+    """Front ends, core and health server together, and how far along they are."""
+
+    def __init__(self, front_ends: Sequence[FrontEnd], core: WarmCore, log: StudyLog, health: int | None) -> None:
+        self.front_ends, self.core, self.log = front_ends, core, log
+        self.phase, self.begun = "starting", time.monotonic()
+        self.started: list[FrontEnd] = []
+        self.health = None if health is None else HealthServer(health, self.state)
+        if self.health is not None:
+            self.health.start()
+
+    def state(self) -> dict[str, Any]:
+        states = {front_end.name: front_end.state() for front_end in self.front_ends}
+        taking = self.core.ready and all(state.get("ready", True) for state in states.values())
+        return {
+            "ready": taking and self.phase == "serving",
+            "phase": self.phase,
+            "pid": os.getpid(),
+            "up_s": round(time.monotonic() - self.begun, 1),
+            **({} if self.health is None else {"health": self.health.url}),
+            "core": self.core.state(),
+            "front_ends": states,
+            "log_lines_lost": self.log.lost,
+        }
+
+    def start(self, signals: "_Signals") -> bool:
+        """Warm up and take studies; False where a signal came first."""
+        self.log.event("service.start", pid=os.getpid(), front_ends=[f.name for f in self.front_ends])
+        try:
+            self.core.start()
+            for front_end in self.front_ends:
+                front_end.start()
+                self.started.append(front_end)
+            signals.interrupting = False
+        except KeyboardInterrupt:
+            self.log.event("service.stopping", why="asked to while starting")
+            self.abandon()
+            return False
+        self.phase = "serving"
+        port = None if self.health is None else self.health.port
+        self.log.event("service.ready", seconds=time.monotonic() - self.begun, health_port=port)
+        _notify("READY=1")
+        return True
+
+    def drain(self, number: int, drain_s: float) -> None:
+        """Stop every front end, then the core, in `drain_s` at most."""
+        self.phase = "draining"
+        _notify("STOPPING=1")
+        self.log.event("service.stopping", why=signal.Signals(number).name, drain_s=drain_s)
+        until = time.monotonic() + drain_s
+        for front_end in self.front_ends:
+            front_end.accepting(False)
+        threads = [threading.Thread(target=f.stop, name=f"stop-{f.name}", daemon=True) for f in self.front_ends]
+        for thread in threads:
+            thread.start()
+        _join(threads, until)
+        self.core.stop(max(0.0, until - time.monotonic()))
+        _join(threads, time.monotonic() + GRACE_S)  # those that waited for the core put off what they had
+        left = [f.name for f, thread in zip(self.front_ends, threads, strict=True) if thread.is_alive()]
+        self.phase = "stopped"
+        self.log.event("service.stopped", level="warning" if left else "info", unfinished=left or None)
+
+    def abandon(self) -> None:
+        """End what was started, where the start came to nothing."""
+        for front_end in self.started:
+            front_end.accepting(False)
+            front_end.stop()
+        self.core.stop(0.0)
+
+    def close(self) -> None:
+        if self.health is not None:
+            self.health.stop()
+
+
+def _join(threads: Sequence[threading.Thread], until: float) -> None:
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    core.stop(max(0.0, until - time.monotonic()))
-    until = time.monotonic() + GRACE_S  # those that waited for the core put off what they had
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return [f.name for f, thread in zip(front_ends, threads, strict=True) if thread.is_alive()]
 
 
 class _Signals:

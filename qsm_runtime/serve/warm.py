@@ -35,7 +35,8 @@ class Prepared:
 def prepare(recipe: str, cheaper: str, threads: int | None, runtime: Runtime | None) -> Prepared:
     """Raises QsmError where a recipe does not exist or asks for what cannot be run."""
     set_threads(threads)
-    return Prepared(recipes.load(recipe), recipes.load(cheaper), runtime)
+    wanted, other = recipes.load(recipe), recipes.load(cheaper)
+    return Prepared(wanted, wanted if other == wanted else other, runtime)
 
 
 def warm_up(ready: Prepared, shapes: tuple[tuple[int, int, int], ...], pace: Pace) -> None:

@@ -20,7 +20,7 @@ from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said, write_files
 from qsm_runtime.io.dicom.find import FoundDicom
 from qsm_runtime.io.found import Found
-from qsm_runtime.serve.log import StudyLog, hashed
+from qsm_runtime.serve.log import StudyLog, hashed, scrubbed
 from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, RECORD, Claim, Claims, json_of
 from qsm_runtime.serve.watch_drops import Drop, Drops, find_in
 from qsm_runtime.serve.watch_files import listing
@@ -93,6 +93,7 @@ class Watch:
             "where": f"{self.folder} to {self.out}",
             "waiting": len(drops),
             "incomplete": sum(bool(drop.lacks) for drop in drops),
+            "held": len(self._held),
             "working": len(self._jobs),
             **self._counts,
             **({"problem": self._problem} if self._problem else {}),
@@ -115,6 +116,7 @@ class Watch:
         """Do a turn; what goes wrong in it is told once, and /ready says no while it lasts."""
         error = self._turns.submit(turn).exception()
         problem = "" if error is None else f"{type(error).__name__}: {error}"
+        problem = scrubbed(problem.replace(str(self.out), "OUT").replace(str(self.folder), "IN"))
         if problem and problem != self._problem:
             self.log.event("watch.problem", level="error", message=problem)
         self._problem = problem
@@ -146,6 +148,8 @@ class Watch:
             return
         self._drops.look()
         self._check_out()
+        here = {drop.name for drop in self._drops.current.values()}
+        self._held = {name: again for name, again in self._held.items() if name in here}
         for drop in self._drops.current.values():
             if len(self._jobs) >= AT_ONCE:
                 return
@@ -167,13 +171,10 @@ class Watch:
         try:
             claim = self._claims.take(drop)
         except OutputError as error:
+            if drop.name not in self._held:
+                said = nameless(str(error), drop.name)
+                self.log.event("watch.held", level="error", study=study_of(drop.scans, drop.name), message=said)
             self._held[drop.name] = time.monotonic() + AGAIN_S
-            self.log.event(
-                "watch.held",
-                level="error",
-                study=study_of(drop.scans, drop.name),
-                message=nameless(str(error), drop.name),
-            )
             return
         self._held.pop(drop.name, None)
         here = listing(claim.data) if claim.data.is_dir() else None

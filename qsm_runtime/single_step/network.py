@@ -37,9 +37,9 @@ def network(
     phase_rad  float32 (echo, x, y, z), wrapped phase, for networks that start from it
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
-    from qsm_runtime.networks import run
+    from qsm_runtime.networks import choice, run
 
-    found, runtime = run.choose(("single_step", "phase_to_chi"), model, runtime)
+    found, runtime = choice.choose("single_step", model, runtime)
 
     def of_field(fallback: str) -> np.ndarray:
         known = run.Known(b0_tesla, echo_times_s, None, reliability, magnitude)

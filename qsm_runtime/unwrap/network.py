@@ -34,9 +34,9 @@ def network(
                around their middle
     Raises UsageError, InputError, MetadataError, ModelError, DeviceError, ReconstructionError.
     """
-    from qsm_runtime.networks import run
+    from qsm_runtime.networks import choice, run
 
-    found, runtime = run.choose(("unwrap",), model, runtime)
+    found, runtime = choice.choose("unwrap", model, runtime)
 
     def by_network(fallback: str) -> np.ndarray:
         echoes = phase_rad.reshape(-1, *grid.shape)

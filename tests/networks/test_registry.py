@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from small_model import convolutions, fields_of
 
+from qsm_runtime import recipe as recipes
 from qsm_runtime.errors import ModelError, OutputError, UsageError
-from qsm_runtime.networks import registry
+from qsm_runtime.networks import choice, registry
+from qsm_runtime.networks.runtime import Runtime
 
 
 def test_the_given_folder_comes_before_the_users(make_model) -> None:
@@ -98,3 +100,18 @@ def test_every_packaged_model_is_whole() -> None:
             assert found.model is not None, found.problem
             assert found.model.read()
             assert all(path.is_file() for path in found.model.paths), found.name
+
+
+def test_a_recipes_networks_are_found_before_it_runs(make_model) -> None:
+    runtime = Runtime(models=(make_model().parent,))
+    recipe = recipes.load("fast").with_method("inversion", "network")
+    with pytest.raises(UsageError, match=r"needs the option model.*small"):
+        choice.of_recipe(recipe, runtime)
+    with pytest.raises(UsageError, match="unknown model 'smal'; did you mean small"):
+        choice.of_recipe(recipe.with_option("inversion", "model", "smal"), runtime)
+    found = choice.of_recipe(recipe.with_option("inversion", "model", "small"), runtime)
+    assert {stage: model.card.name for stage, model in found.items()} == {"inversion": "small"}
+    wrong = recipes.load("fast").with_method("background", "network").with_option("background", "model", "small")
+    with pytest.raises(UsageError, match="small is for the task inversion, not background"):
+        choice.of_recipe(wrong, runtime)
+    assert choice.of_recipe(recipes.load("fast"), None) == {}

@@ -9,43 +9,43 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from core_faults import GRID, PATIENCE_S, THREADS, ColdCore, Log, acquisition_of, assert_same, until
+from core_kit import (
+    GRID,
+    PATIENCE_S,
+    THREADS,
+    ColdCore,
+    Log,
+    WarmCore,
+    acquisition_of,
+    assert_same,
+    expected,
+    head,
+    until,
+)
 
 from qsm_runtime import Scan, load_recipe, reconstruct
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
-from qsm_runtime.kernels.threads import set_threads
-from qsm_runtime.phantom import simulate_head
-from qsm_runtime.serve.core import Busy, Core, Settings
+from qsm_runtime.serve.core import Busy, Settings
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.memory import held_mib
-from qsm_runtime.serve.pace import Pace
-from qsm_runtime.serve.warm import prepare, warm_up
+
+WARM_SHAPE = (40, 44, 40)
 
 
 @pytest.fixture(scope="module")
-def head():
-    return simulate_head(GRID, seed=3, oversample=1)
-
-
-@pytest.fixture(scope="module")
-def expected(head):
-    set_threads(THREADS)
-    return {name: reconstruct(head.scan, load_recipe(name)) for name in ("default", "fast")}
-
-
-@pytest.fixture(scope="module")
-def core(expected):  # after the plain calls, which plan the FFTs: the worker reads what they found
-    core = Core(Settings(threads=THREADS, queue=2), Log())
+def core():
+    expected("default"), expected("fast")
+    core = WarmCore(Settings(threads=THREADS, queue=2, warm_shapes=(WARM_SHAPE,)), Log())
     core.start()
     yield core
     core.stop()
 
 
-def test_bit_for_bit_and_recorded(core, head, expected) -> None:
+def test_bit_for_bit_and_recorded(core) -> None:
     assert core.ready
-    answer = core.submit(acquisition_of(head.scan), "a1").result(PATIENCE_S)
-    assert_same(answer.result, expected["default"])
-    assert answer.result.warnings == expected["default"].warnings
+    answer = core.submit(acquisition_of(head().scan), "a1").result(PATIENCE_S)
+    assert_same(answer.result, expected("default"))
+    assert answer.result.warnings == expected("default").warnings
     assert (answer.recipe, answer.late) == ("default", False)
     assert answer.record["attempts"] == 1
     assert answer.record["overlapped_s"] == 0
@@ -58,11 +58,18 @@ def test_bit_for_bit_and_recorded(core, head, expected) -> None:
     assert (state["queued"], state["failed"], state["restarts"]) == (0, 0, 0)
 
 
-def test_what_the_scan_lacks_and_the_user_gives_arrives(core, head) -> None:
-    phase_rad = head.scan.phase_rad.copy()
+def test_what_a_shape_takes_is_known_before_the_first_study(core) -> None:
+    for recipe in ("default", "fast"):
+        seconds = core._supervisor._pace.expected(recipe, (4, *WARM_SHAPE))
+        assert set(seconds) >= {"mask", "field", "single_step", "between"}
+        assert min(seconds.values()) >= 0
+
+
+def test_what_the_scan_lacks_and_the_user_gives_arrives(core) -> None:
+    phase_rad = head().scan.phase_rad.copy()
     phase_rad[2, 20:23, 20:23, 20] = np.nan
-    scan = replace(head.scan, phase_rad=phase_rad)
-    mask = head.truth.mask
+    scan = replace(head().scan, phase_rad=phase_rad)
+    mask = head().truth.mask
     answer = core.submit(acquisition_of(scan, mask), "a2").result(PATIENCE_S)
     wanted = reconstruct(scan, load_recipe("default"), mask=mask)
     assert_same(answer.result, wanted)
@@ -71,15 +78,15 @@ def test_what_the_scan_lacks_and_the_user_gives_arrives(core, head) -> None:
     assert answer.result.record["recipe"]["mask"] == {"method": "user"}
 
 
-def test_a_study_that_cannot_be_reconstructed_is_refused_with_its_reason(core, head) -> None:
+def test_a_study_that_cannot_be_reconstructed_is_refused_with_its_reason(core) -> None:
     pid = core.state()["worker_pid"]
     with pytest.raises(ReconstructionError, match="mask is empty"):
-        core.submit(acquisition_of(head.scan, np.zeros(GRID.shape, bool)), "a3").result(PATIENCE_S)
+        core.submit(acquisition_of(head().scan, np.zeros(GRID.shape, bool)), "a3").result(PATIENCE_S)
     assert core.state()["worker_pid"] == pid  # it was the study's fault
 
 
-def test_a_full_queue_says_busy(core, head) -> None:
-    study = acquisition_of(head.scan)
+def test_a_full_queue_says_busy(core) -> None:
+    study = acquisition_of(head().scan)
     pid = core.state()["worker_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -98,15 +105,15 @@ def test_a_full_queue_says_busy(core, head) -> None:
     assert core.state()["worker_pid"] == pid
 
 
-def test_twenty_studies_leave_no_memory_behind(core, head) -> None:
+def test_twenty_studies_leave_no_memory_behind(core) -> None:
     small = Scan(
-        head.scan.magnitude[:2, ::2, ::2, ::2],
-        head.scan.phase_rad[:2, ::2, ::2, ::2],
-        head.scan.echo_times_s[:2],
-        head.scan.b0_tesla,
+        head().scan.magnitude[:2, ::2, ::2, ::2],
+        head().scan.phase_rad[:2, ::2, ::2, ::2],
+        head().scan.echo_times_s[:2],
+        head().scan.b0_tesla,
         replace(GRID, shape=tuple(-(-n // 2) for n in GRID.shape), voxel_mm=(8.0, 8.0, 8.0)),
     )
-    study = acquisition_of(small, np.ascontiguousarray(head.truth.mask[::2, ::2, ::2]))
+    study = acquisition_of(small, np.ascontiguousarray(head().truth.mask[::2, ::2, ::2]))
     held, descriptors = [], []
     for number in range(20):
         core.submit(study, f"c{number}").result(PATIENCE_S)
@@ -117,19 +124,19 @@ def test_twenty_studies_leave_no_memory_behind(core, head) -> None:
     assert descriptors[-1] <= descriptors[0]
 
 
-def test_stopping_finishes_what_was_taken(head, expected) -> None:
+def test_stopping_finishes_what_was_taken() -> None:
     lines = StringIO()
     core = ColdCore(Settings(recipe="fast", threads=THREADS), StudyLog(lines))
     core.start()
     pid = core.state()["worker_pid"]
-    taken = [core.submit(acquisition_of(head.scan), f"d{n}") for n in range(2)]
+    taken = [core.submit(acquisition_of(head().scan), f"d{n}") for n in range(2)]
     core.stop()
     for future in taken:
-        assert_same(future.result(0).result, expected["fast"])
+        assert_same(future.result(0).result, expected("fast"))
     assert not core.ready
     assert not os.path.exists(f"/proc/{pid}")
     with pytest.raises(Busy, match="stopping"):
-        core.submit(acquisition_of(head.scan), "d2")
+        core.submit(acquisition_of(head().scan), "d2")
     core.stop()  # again does nothing
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert [line["event"] for line in told] == ["worker_ready", "reconstructed", "reconstructed"]
@@ -137,12 +144,12 @@ def test_stopping_finishes_what_was_taken(head, expected) -> None:
     assert told[1]["study"] == "d0"
 
 
-def test_stopping_waits_no_longer_than_asked(head) -> None:
+def test_stopping_waits_no_longer_than_asked() -> None:
     core = ColdCore(Settings(recipe="fast", threads=THREADS), Log())
     core.start()
     pid = core.state()["worker_pid"]
     os.kill(pid, signal.SIGSTOP)
-    running, waiting = (core.submit(acquisition_of(head.scan), f"e{n}") for n in range(2))
+    running, waiting = (core.submit(acquisition_of(head().scan), f"e{n}") for n in range(2))
     until(lambda: core.state()["running"] == "e0")
     core.stop(drain_s=0.1)
     with pytest.raises(ReconstructionError, match="killed"):
@@ -150,16 +157,6 @@ def test_stopping_waits_no_longer_than_asked(head) -> None:
     with pytest.raises(ReconstructionError, match="stopped before"):
         waiting.result(0)
     assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_warm_for_a_shape(expected) -> None:
-    """Other shapes are the same head on more voxels; what they take is known before the first study."""
-    pace, shape = Pace(), (60, 64, 50)
-    warm_up(prepare("fast", "fast", THREADS, None), (shape,), pace)
-    seconds = pace.expected("fast", (4, *shape))
-    assert seconds is not None
-    assert set(seconds) >= {"mask", "field", "single_step", "between"}
-    assert min(seconds.values()) >= 0
 
 
 def test_settings_are_checked() -> None:

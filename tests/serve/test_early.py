@@ -5,31 +5,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_faults import GRID, PATIENCE_S, THREADS, ColdCore, Log, acquisition_of, assert_same, until
+from core_kit import (
+    PATIENCE_S,
+    THREADS,
+    ColdCore,
+    Log,
+    UnplannedCore,
+    acquisition_of,
+    assert_same,
+    expected,
+    head,
+    until,
+)
 
 from qsm_runtime import load_recipe, reconstruct
 from qsm_runtime.errors import UsageError
-from qsm_runtime.kernels.threads import set_threads
-from qsm_runtime.phantom import simulate_head
 from qsm_runtime.pipeline import measure
 from qsm_runtime.serve.core import Settings
 from qsm_runtime.serve.rehearse import in_time, once, rehearse
 
 
 @pytest.fixture(scope="module")
-def heads():
-    return [simulate_head(GRID, seed=seed, oversample=1) for seed in (3, 4)]
-
-
-@pytest.fixture(scope="module")
-def expected(heads):
-    set_threads(THREADS)
-    return [reconstruct(head.scan, load_recipe("default")) for head in heads]
-
-
-@pytest.fixture(scope="module")
-def core(expected):
-    core = ColdCore(Settings(threads=THREADS), Log())
+def core():
+    expected("fast", 3), expected("fast", 4)
+    core = ColdCore(Settings(recipe="fast", threads=THREADS), Log())
     core.start()
     yield core
     core.stop()
@@ -46,25 +45,25 @@ def give(early, scan, index: int) -> None:
     )
 
 
-def test_all_echoes_before_the_study_is_submitted(core, heads, expected) -> None:
-    scan, early = heads[0].scan, core.early("a1")
+def test_all_echoes_before_the_study_is_submitted(core) -> None:
+    scan, early = head(3).scan, core.early("a1")
     for index in (1, 0, 3, 2):
         give(early, scan, index)
     time.sleep(0.3)
     answer = core.submit(acquisition_of(scan), "a1", early=early).result(PATIENCE_S)
-    assert_same(answer.result, expected[0])
+    assert_same(answer.result, expected("fast", 3))
     assert answer.record["overlapped_s"] > 0.25
-    assert answer.result.warnings == expected[0].warnings
+    assert answer.result.warnings == expected("fast", 3).warnings
 
 
-def test_the_answer_may_be_there_before_the_question(core, heads, expected) -> None:
-    scan, early = heads[1].scan, core.early("b1")
+def test_the_answer_may_be_there_before_the_question(core) -> None:
+    scan, early = head(4).scan, core.early("b1")
     for index in range(4):
         give(early, scan, index)
     busy = core.state()["worker_pid"]
     until(lambda: _idle(busy))
     answer = core.submit(acquisition_of(scan), "b1", early=early).result(PATIENCE_S)
-    assert_same(answer.result, expected[1])
+    assert_same(answer.result, expected("fast", 4))
     assert answer.record["overlapped_s"] >= sum(answer.record["seconds"].values())
 
 
@@ -78,20 +77,20 @@ def _idle(pid: int) -> bool:
     return True
 
 
-def test_echoes_that_were_others_are_not_used(core, heads, expected) -> None:
-    scan, early = heads[0].scan, core.early("c1")
+def test_echoes_that_were_others_are_not_used(core) -> None:
+    scan, early = head(3).scan, core.early("c1")
     for index in range(3):
         give(early, scan, index)
     phase_rad = scan.phase_rad[3].copy()
     phase_rad[20, 20, 20] = np.nextafter(phase_rad[20, 20, 20], np.float32(0))  # one bit of one voxel
     early.echo(3, scan.magnitude[3], phase_rad, grid=scan.grid, echo_times_s=scan.echo_times_s, b0_tesla=scan.b0_tesla)
     answer = core.submit(acquisition_of(scan), "c1", early=early).result(PATIENCE_S)
-    assert_same(answer.result, expected[0])
+    assert_same(answer.result, expected("fast", 3))
     assert answer.record["overlapped_s"] == 0
 
 
-def test_part_of_the_echoes_or_none_or_a_cancelled_study(core, heads, expected) -> None:
-    scan = heads[1].scan
+def test_part_of_the_echoes_or_none_or_a_cancelled_study(core) -> None:
+    scan = head(4).scan
     some, none, cancelled = core.early("d1"), core.early("d2"), core.early("d3")
     give(some, scan, 0)
     give(some, scan, 0)  # twice: which is right is not known
@@ -100,29 +99,27 @@ def test_part_of_the_echoes_or_none_or_a_cancelled_study(core, heads, expected) 
     cancelled.cancel()
     for early in (some, none, cancelled):
         answer = core.submit(acquisition_of(scan), "d", early=early).result(PATIENCE_S)
-        assert_same(answer.result, expected[1])
+        assert_same(answer.result, expected("fast", 4))
         assert answer.record["overlapped_s"] == 0
 
 
-def test_two_studies_at_once(core, heads, expected) -> None:
+def test_two_studies_at_once(core) -> None:
     """Only one has the place in the worker; both are answered, each with its own voxels."""
     studies = [core.early("e1"), core.early("e2")]
+    seeds = (3, 4)
     for index in range(4):
-        for early, head in zip(studies, heads, strict=True):
-            give(early, head.scan, index)
-    futures = [
-        core.submit(acquisition_of(head.scan), "e", early=early)
-        for early, head in zip(reversed(studies), reversed(heads), strict=True)
-    ]
-    for future, wanted in zip(futures, reversed(expected), strict=True):
-        assert_same(future.result(PATIENCE_S).result, wanted)
+        for early, seed in zip(studies, seeds, strict=True):
+            give(early, head(seed).scan, index)
+    futures = {seed: core.submit(acquisition_of(head(seed).scan), "e", early=studies[seed - 3]) for seed in (4, 3)}
+    for seed, future in futures.items():
+        assert_same(future.result(PATIENCE_S).result, expected("fast", seed))
 
 
-def test_a_rehearsal_plans_for_a_head_not_seen_before(heads, tmp_path, monkeypatch) -> None:
+def test_a_rehearsal_plans_for_a_head_not_seen_before(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("QSM_CACHE_DIR", str(tmp_path))  # the worker knows no plans
-    core = ColdCore(Settings(threads=THREADS), Log())
+    core = UnplannedCore(Settings(recipe="fast", threads=THREADS), Log())
     core.start()
-    scan, early = heads[0].scan, core.early("g1")
+    scan, early = head(3).scan, core.early("g1")
     give(early, scan, 0)
     time.sleep(0.3)
     give(early, scan, 1)  # so the last can be expected after twice that time, and a rehearsal takes less
@@ -138,8 +135,8 @@ def test_a_rehearsal_plans_for_a_head_not_seen_before(heads, tmp_path, monkeypat
     assert plain.record["overlapped_s"] == 0
 
 
-def test_a_rehearsal_ends_when_the_study_is_there(heads) -> None:
-    scan, events = heads[0].scan, []
+def test_a_rehearsal_ends_when_the_study_is_there() -> None:
+    scan, events = head(3).scan, []
 
     def over() -> bool:
         events.append(time.monotonic())
@@ -165,23 +162,24 @@ def test_a_rehearsal_iterates_once(name) -> None:
     assert recipe.steps["mask"] == load_recipe(name).steps["mask"]
 
 
-def test_echoes_without_a_place_in_the_worker_do_no_harm(heads) -> None:
+def test_echoes_without_a_place_in_the_worker_do_no_harm() -> None:
     core = ColdCore(Settings(threads=THREADS), Log())
     early = core.early("f1")  # the core was never started
     for index in range(4):
-        give(early, heads[0].scan, index)
+        give(early, head(3).scan, index)
     early.cancel()
     core.stop()
 
 
-def test_recipes_with_the_same_field_share_it(heads, expected) -> None:
-    scan, default, fast = heads[0].scan, load_recipe("default"), load_recipe("fast")
+def test_recipes_with_the_same_field_share_it() -> None:
+    scan, default, fast = head(3).scan, load_recipe("default"), load_recipe("fast")
     measured = measure(scan, fast)
-    assert_same(reconstruct(scan, default, measured=measured), expected[0])
-    assert_same(reconstruct(scan, fast, measured=measured), reconstruct(scan, fast))
-    assert list(reconstruct(scan, default, measured=measured).record["seconds"]) == list(expected[0].record["seconds"])
+    result, plain = reconstruct(scan, fast, measured=measured), expected("fast", 3)
+    assert_same(result, plain)
+    assert list(result.record["seconds"]) == list(plain.record["seconds"])
+    assert_same(reconstruct(scan, default, measured=measured), expected("default", 3))
     other = default.with_option("mask", "brightness", 0.5)
     with pytest.raises(UsageError, match="measure it again"):
         reconstruct(scan, other, measured=measured)
     with pytest.raises(UsageError, match="measure it again"):
-        reconstruct(heads[1].scan, default, measured=measured)
+        reconstruct(head(4).scan, default, measured=measured)

@@ -14,7 +14,7 @@ from qsm_runtime import pipeline, recipe
 from qsm_runtime.cli import app as qsm
 from qsm_runtime.cli import send_mrd
 from qsm_runtime.grid import Grid
-from qsm_runtime.io.mrd import protocol as mrd
+from qsm_runtime.io.mrd import writer
 from qsm_runtime.io.mrd.streams import PipeStream
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.serve.log import StudyLog
@@ -149,8 +149,8 @@ def test_through_pipes(core, dataset, wanted, tmp_path, monkeypatch):
 
 def test_a_refusal_is_told(dataset, tmp_path, monkeypatch):
     answer = io.BytesIO()
-    mrd.write_text(PipeStream(None, answer), "ERR no room")
-    mrd.write_close(PipeStream(None, answer))
+    writer.write_text(PipeStream(None, answer), "ERR no room")
+    writer.write_close(PipeStream(None, answer))
     monkeypatch.setattr("sys.stdin", Bytes(answer.getvalue()))
     with pytest.raises(RuntimeError, match="no map came back: no room"):
         send(dataset, "--stdin", "-o", tmp_path, "-q")

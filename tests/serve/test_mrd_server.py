@@ -155,7 +155,7 @@ def test_parameters_with_and_without_nul(text):
 
 def test_unknown_parameters_are_warned_of_and_wrong_values_refused():
     answer, _, _ = told(Fire().stream(texts=[{"iterations": 3, "datatype": "int16"}]))
-    assert any(t.startswith("WRN parameter iterations is unknown") for t in answer.texts)
+    assert any(t.startswith("WRN unknown parameters: iterations;") for t in answer.texts)
     assert len(answer.maps) == 6
     assert answer.maps[0].pixels.dtype == np.int16
     answer, conversation, _ = told(Fire().stream(texts=[{"datatype": "int8", "sendoriginal": False}]))
@@ -177,6 +177,20 @@ def test_when_there_is_no_map_the_originals_go_back_alone():
         assert said in answer.errors[0]
         assert (len(answer.originals), len(answer.maps), answer.closed) == (N, 0, True)
         assert log.events("mrd.refused")
+
+
+def test_a_bug_ends_with_err_and_close_too():
+    class Broken(FakeCore):
+        def submit(self, acquisition, study, *, early=None):
+            raise KeyError("a bug")
+
+    out = io.BytesIO()
+    conversation = Conversation(PipeStream(io.BytesIO(Fire().stream()), out), Broken(), Told(), Rules())
+    with pytest.raises(KeyError):
+        conversation.hold()
+    answer = Answer(out.getvalue())
+    assert answer.closed
+    assert answer.errors == ["ERR the server failed; the images are untouched"]
 
 
 def test_a_busy_core_is_asked_again_and_then_given_up():

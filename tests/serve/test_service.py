@@ -1,5 +1,6 @@
 """A server's life in a process of its own: signals in its midst, kill -9, health from the outside, systemd."""
 
+import io
 import json
 import os
 import signal
@@ -12,7 +13,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from watch_kit import claims, contents, study, until
+from watch_kit import FakeCore, claims, contents, study, until
+
+from qsm_runtime.errors import OutputError
+from qsm_runtime.serve.log import StudyLog
+from qsm_runtime.serve.service import run_service
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 HERE = Path(__file__).parent
@@ -213,3 +218,49 @@ def test_studies_come_and_go_while_health_is_asked(tmp_path):
         server.process.terminate()
         assert server.end() == 0
     assert len(claims(server.inbox, "done")) == 3
+
+
+class FrontEnd:
+    """Notes what is asked of it."""
+
+    def __init__(self, name, error=None):
+        self.name, self.error, self.asked = name, error, []
+
+    def start(self):
+        self.asked.append("start")
+        if self.error is not None:
+            raise self.error
+
+    def accepting(self, yes):
+        self.asked.append(f"accepting {yes}")
+
+    def stop(self):
+        self.asked.append("stop")
+
+    def state(self):
+        return {"where": "nowhere"}
+
+
+def test_a_front_end_that_cannot_start_ends_the_others_and_the_core():
+    before = signal.getsignal(signal.SIGTERM)
+    first, second, third = FrontEnd("a"), FrontEnd("b", OutputError("no port")), FrontEnd("c")
+    core, text = FakeCore(), io.StringIO()
+    with pytest.raises(OutputError, match="no port"):
+        run_service([first, second, third], core, StudyLog(text), 0)
+    assert first.asked == ["start", "accepting False", "stop"]
+    assert second.asked == ["start"]
+    assert third.asked == []
+    assert core.ready is False
+    assert json.loads(text.getvalue().splitlines()[-1])["event"] == "service.failed"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_front_ends_stop_taking_before_any_of_them_is_stopped_and_the_core_last():
+    order = []
+    fronts = [FrontEnd("a"), FrontEnd("b")]
+    for front in fronts:
+        front.asked = order
+    core = FakeCore()
+    core.stop = lambda drain_s=60.0: order.append("core")
+    run_service(fronts, core, StudyLog(io.StringIO()), ready=lambda state: os.kill(os.getpid(), signal.SIGTERM))
+    assert order == ["start", "start", "accepting False", "accepting False", "stop", "stop", "core"]

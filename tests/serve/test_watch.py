@@ -16,8 +16,8 @@ from watch_kit import FakeCore, Watching, claims, contents, study, until
 
 from qsm_runtime.cli import main
 from qsm_runtime.errors import InputError, OutputError, UsageError
-from qsm_runtime.serve import watch_claims, watch_job
-from qsm_runtime.serve.watch import MAX_TRIES
+from qsm_runtime.serve import watch, watch_claims, watch_job
+from qsm_runtime.serve.watch import MAX_TRIES, Watch
 
 
 @pytest.fixture
@@ -71,6 +71,24 @@ def test_the_log_names_nobody_and_the_study_by_its_hash(tmp_path):
     assert len(hashes) == 1
     assert header.StudyInstanceUID not in hashes
     assert [line["event"] for line in w.events()] == ["watch.taken", "watch.answered", "watch.done"]
+
+
+def test_what_fails_is_logged_without_names_too(tmp_path):
+    with Watching(tmp_path) as w:
+        study(w.inbox / "SMITH, JOHN (1950)", keep=-1)
+        os.mkfifo(w.inbox / "SMITH JOHN; pipe")
+        (w.inbox / "SMITH JOHN.txt").write_text("SMITH")
+        converted = w.inbox / "converted"
+        converted.mkdir()
+        for name in ("SMITH JOHN_e1_ph.nii.gz", "SMITH JOHN_e2_ph.nii.gz"):
+            (converted / name).write_bytes(b"cut short")
+        ended = w.ended("failed", 4)
+    said = w.text.getvalue() + json.dumps(w.watch.state())
+    assert "SMITH" not in said
+    assert "JOHN" not in said
+    assert len(w.events("watch.incomplete")) == 3
+    reasons = "".join((folder / "reason.txt").read_text() for folder, _ in ended)
+    assert reasons.count("SMITH JOHN") >= 2  # beside the originals they are named
 
 
 def test_loose_files_of_two_studies_mixed_become_two_answers(tmp_path):
@@ -504,6 +522,7 @@ def test_no_output_folder_takes_nothing_and_is_not_ready(tmp_path):
         w.out.rmdir()
         study(w.inbox / "drop")
         until(lambda: w.watch.state().get("problem"))
+        assert w.watch.state()["problem"].startswith("OutputError: OUT: cannot be written")
         assert w.watch.state()["ready"] is False
         time.sleep(0.6)
         assert (w.inbox / "drop").is_dir()
@@ -511,6 +530,27 @@ def test_no_output_folder_takes_nothing_and_is_not_ready(tmp_path):
         w.ended("done")
         assert w.watch.state()["ready"] is True
     assert len(w.events("watch.problem")) == 1
+
+
+def test_a_drop_that_cannot_be_taken_is_told_once_and_taken_when_it_can_be(tmp_path, monkeypatch):
+    really, tries = watch_claims.write_files, []
+
+    def full(files, **options):
+        tries.append(1)
+        if len(tries) < 4:
+            raise OutputError("the disk is full: free space")
+        return really(files, **options)
+
+    monkeypatch.setattr(watch_claims, "write_files", full)
+    monkeypatch.setattr(watch, "AGAIN_S", 0.2)
+    with Watching(tmp_path) as w:
+        study(w.inbox / "drop")
+        until(lambda: w.events("watch.held"))
+        assert w.watch.state()["held"] == 1
+        assert len(contents(w.inbox / "drop")) == 24
+        w.ended("done")
+        assert w.watch.state()["held"] == 0
+    assert len(w.events("watch.held")) == 1
 
 
 @pytest.mark.usefixtures("permissions")
@@ -537,8 +577,6 @@ def test_places_that_make_no_sense_are_refused(tmp_path):
     core = FakeCore()
     (tmp_path / "in").mkdir()
     rules = watch_job.Rules()
-    from qsm_runtime.serve.watch import Watch
-
     with pytest.raises(InputError, match="no such folder"):
         Watch(tmp_path / "nowhere", tmp_path / "out", core, None, rules)
     for out in ("in", "in/out", "in/../in/done"):

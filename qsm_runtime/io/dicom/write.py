@@ -156,10 +156,11 @@ def _series(
 
 def _write_folder(folder: Path, datasets: Sequence[Dataset]) -> None:
     folder.mkdir(parents=True)
-    for number, dataset in enumerate(datasets, 1):
-        with open(folder / f"{number:04d}.dcm", "wb") as stream:
-            dataset.save_as(stream, enforce_file_format=True)
-            stream.flush()
+    paths = [folder / f"{number:04d}.dcm" for number in range(1, len(datasets) + 1)]
+    for path, dataset in zip(paths, datasets, strict=True):
+        dataset.save_as(path, enforce_file_format=True)
+    for path in paths:  # all at once: the disk may order them
+        with open(path, "rb") as stream:
             os.fsync(stream.fileno())
 
 

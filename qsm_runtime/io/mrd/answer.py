@@ -51,11 +51,6 @@ def unused_series(received: Sequence[Received], taken: Iterable[int] = ()) -> in
     return after if after <= LARGEST_INDEX else next(i for i in range(1, LARGEST_INDEX + 1) if i not in used)
 
 
-def clipped_voxels(study: Study, chi_ppm: np.ndarray, data_type: DataType) -> int:
-    """Voxels whose susceptibility `data_type` cannot hold."""
-    return ENCODINGS[data_type].stored(chi_ppm)[1]
-
-
 def susceptibility_images(
     study: Study, chi_ppm: np.ndarray, data_type: DataType, series_index: int, window_ppb: float, said: Said
 ) -> Iterator[Image]:
@@ -67,7 +62,7 @@ def susceptibility_images(
     for index, (source, planes) in enumerate(images):
         pixels = np.empty((1, *source.image.pixels.shape[1:]), encoding.dtype)
         for number, plane in planes:
-            pixels[0, plane.depth] = encoding.stored(volume[number])[0]
+            pixels[0, plane.depth] = encoding.stored(volume[number])
         header = source.image.header.copy()
         header["data_type"] = DATA_TYPES[encoding.dtype]
         header["image_type"] = MAGNITUDE

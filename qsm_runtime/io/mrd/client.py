@@ -26,16 +26,13 @@ from qsm_runtime.io.mrd.protocol import (
     Reader,
     Stream,
     Text,
-    write_close,
-    write_config,
-    write_header,
-    write_image,
-    write_text,
 )
+from qsm_runtime.io.mrd.writer import write_close, write_config, write_header, write_image, write_text
 from qsm_runtime.units import GAMMA_HZ_PER_T, TWO_PI
 
 SendType = Literal["float32", "uint16"]
 LEVELS = 4096  # of the 12 bits of a console
+SAME_DIRECTION = 1e-4  # a grid is rounded, an affine is not
 SERIES = {"magnitude": 1, "phase": 2}  # image series index; the image types have the same numbers
 LETTERS = {"magnitude": "M", "phase": "P"}
 
@@ -61,7 +58,7 @@ class Outgoing:
         """The affine whose world is the scanner's. Raises InputError where the direction of B0 is not that affine's."""
         placement, grid = self.acquisition.placement, self.acquisition.scan.grid
         for affine in (placement.affine, placement.sform, placement.qform):
-            if np.allclose(Grid.from_affine(grid.shape, affine).b0_dir, grid.b0_dir, rtol=0, atol=1e-6):
+            if np.allclose(Grid.from_affine(grid.shape, affine).b0_dir, grid.b0_dir, rtol=0, atol=SAME_DIRECTION):
                 return np.asarray(affine, float)
         raise InputError("the direction of B0 is not that of the images' orientation, and MRD cannot say so")
 

@@ -29,13 +29,19 @@ class Encoding:
     lowest: int | None = None
     highest: int | None = None
 
-    def stored(self, chi_ppm: np.ndarray) -> tuple[np.ndarray, int]:
-        """Pixels of the same shape, and how many voxels were clipped."""
+    def stored(self, chi_ppm: np.ndarray) -> np.ndarray:
+        """Pixels of the same shape, clipped to what can be held."""
         if self.lowest is None or self.highest is None:
-            return np.ascontiguousarray(chi_ppm, self.dtype), 0
+            return np.ascontiguousarray(chi_ppm, self.dtype)
         exact = np.rint((chi_ppm.astype(float) * self.per_ppm - self.intercept) / self.slope)
-        clipped = int(np.count_nonzero((exact < self.lowest) | (exact > self.highest)))
-        return np.clip(exact, self.lowest, self.highest).astype(self.dtype), clipped
+        return np.clip(exact, self.lowest, self.highest).astype(self.dtype)
+
+    def clipped(self, chi_ppm: np.ndarray) -> int:
+        """How many voxels `stored` clips."""
+        if self.lowest is None or self.highest is None:
+            return 0
+        low, high = ((n * self.slope + self.intercept) / self.per_ppm for n in (self.lowest - 0.5, self.highest + 0.5))
+        return int(np.count_nonzero(chi_ppm < low) + np.count_nonzero(chi_ppm > high))
 
 
 ENCODINGS: dict[str, Encoding] = {

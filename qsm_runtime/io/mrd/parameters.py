@@ -17,6 +17,17 @@ from qsm_runtime.io.mrd.encodings import DataType
 
 IGNORED = ("config", "customconfig", "version")  # which module of a server is meant: there is but this one
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
+SHOWN = 10
+FLAGS = {  # in this order
+    "--phase-scale": "the parameter phasescale",
+    "--phase-sign -": "the parameter phasesign minus",
+    "--phase-sign": "the parameter phasesign",
+    "--echo-times-ms": "the parameter echotimesms",
+    "give --b0-tesla": "have the header state it",
+    "give --imaging-frequency-mhz": "have the header state it",
+    "no sidecar names": "the header does not name",
+    "no sidecar states": "the header does not state",
+}
 SIGNS = {"auto": "auto", "plus": "+", "minus": "-", "+": "+", "-": "-"}
 
 
@@ -50,7 +61,7 @@ def parameters_of(text: str, before: Parameters | None = None) -> tuple[Paramete
     if not isinstance(given, dict):
         raise UsageError('the JSON\'s "parameters" must be an object of names and values')
     changes: dict[str, Any] = {}
-    warnings = []
+    unknown = []
     for name, value in given.items():
         plain = _plain(name)
         if plain in READERS:
@@ -60,8 +71,16 @@ def parameters_of(text: str, before: Parameters | None = None) -> tuple[Paramete
             except (ValueError, TypeError) as error:
                 raise UsageError(f"parameter {name} cannot be {str(value)[:40]!r}: {error}") from None
         elif plain not in IGNORED:
-            warnings.append(f"parameter {name[:40]} is unknown; known are {', '.join(sorted(READERS))}")
-    return replace(before, **changes), warnings
+            unknown.append(name[:40])
+    said = f"unknown parameters: {', '.join(unknown[:SHOWN])}; known are {', '.join(sorted(READERS))}"
+    return replace(before, **changes), [said] if unknown else []
+
+
+def in_parameters(text: str) -> str:
+    """A message of the readers, the command line's options in it as what a client of MRD can give."""
+    for option, parameter in FLAGS.items():
+        text = text.replace(option, parameter)
+    return text
 
 
 def _plain(name: str) -> str:

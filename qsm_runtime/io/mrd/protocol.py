@@ -85,14 +85,15 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Most bytes of one message's part, and of the images of one study, their headers and Meta included."""
+    """Most bytes of one message's part, and of the images of one study, headers and Meta included; their number."""
 
-    text: int = 4 * MIB
-    header: int = 32 * MIB
-    meta: int = 4 * MIB
+    text: int = MIB
+    header: int = 8 * MIB
+    meta: int = MIB
     image: int = 1024 * MIB
     readout: int = 256 * MIB
     study: int = 4096 * MIB
+    images: int = 100_000
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Reader:
 
     def __init__(self, stream: Stream, limits: Limits | None = None) -> None:
         self._stream, self._limits = stream, limits or Limits()
-        self._study_bytes = 0
+        self._study_bytes = self._images = 0
 
     def __iter__(self) -> Iterator[Message]:
         """Messages up to and with CLOSE. Raises ProtocolError, or Ended where CLOSE did not come."""
@@ -201,7 +202,10 @@ class Reader:
         (length,) = struct.unpack("<Q", self._exactly(8, "IMAGE"))
         _check(length, self._limits.meta, "IMAGE Meta")
         self._study_bytes += size + length + IMAGE_HEADER.itemsize
+        self._images += 1
         _check(self._study_bytes, self._limits.study, "the images of one study")
+        if self._images > self._limits.images:
+            raise ProtocolError(f"more than {self._limits.images} images: not one study")
         meta = self._exactly(length, "IMAGE Meta")
         pixels = np.empty(shape, dtype)
         self._fill(pixels.reshape(-1).view(np.uint8).data, "IMAGE pixels")
@@ -234,31 +238,3 @@ def _check(size: int, limit: int, what: str) -> None:
 
 def _decoded(data: bytes | bytearray) -> str:
     return bytes(data).rstrip(b"\0").decode("utf-8", "replace")
-
-
-def write_config(stream: Stream, name: str) -> None:
-    padded = name.encode()[: CONFIG_FILE_BYTES - 1].ljust(CONFIG_FILE_BYTES, b"\0")
-    stream.write(struct.pack("<H", Id.CONFIG_FILE) + padded)
-
-
-def write_header(stream: Stream, xml: str) -> None:
-    data = xml.encode()
-    stream.write(struct.pack("<HI", Id.HEADER, len(data)) + data)
-
-
-def write_text(stream: Stream, text: str) -> None:
-    """TEXT, NUL-terminated as the deployed servers do."""
-    data = text.encode() + b"\0"
-    stream.write(struct.pack("<HI", Id.TEXT, len(data)) + data)
-
-
-def write_image(stream: Stream, image: Image) -> None:
-    header = image.header.copy()
-    header["attribute_string_len"] = len(image.meta)
-    head = struct.pack("<H", Id.IMAGE) + header.tobytes() + struct.pack("<Q", len(image.meta)) + image.meta
-    stream.write(head)
-    stream.write(np.ascontiguousarray(image.pixels).reshape(-1).view(np.uint8).data)
-
-
-def write_close(stream: Stream) -> None:
-    stream.write(struct.pack("<H", Id.CLOSE))

@@ -208,8 +208,5 @@ def _scaling(images: dict[str, list[Image]], vendor: str, choice: str) -> tuple[
         if span.high <= SIEMENS_HIGHEST:
             text = "siemens: 0..4095 is one turn, as Siemens stores phase without rescale"
             return {str(i.path): Scaling(*SCALES["siemens"], text) for i in phase}, text
-    try:
-        scaling = settle_scaling(phase, choice)
-    except MetadataError as error:
-        raise MetadataError(str(error).replace("--phase-scale", "the parameter phasescale")) from None
+    scaling = settle_scaling(phase, choice)
     return scaling, next(iter(scaling.values())).text.replace("the sidecar's Units", "Meta Units")

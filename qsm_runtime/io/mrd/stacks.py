@@ -7,7 +7,6 @@ slices, as with and without distortion correction, the parameter `series` choose
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from qsm_runtime.io.dicom.geometry import SAME_PLACE_MM, SAME_SPACING, UNIT_TOLE
 from qsm_runtime.io.mrd.planes import Plane
 
 PAIRS = (("phase", "magnitude"), ("real", "imaginary"), ("complex",))  # what a scan is made of; the first leads
-LARGEST_NUMBER_OF_SCANS = 16
+LARGEST_NUMBER_OF_SCANS, LARGEST_NUMBER_OF_ECHOES = 16, 256
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,12 @@ def scans_of(planes: Sequence[Plane], series: str = "") -> list[Scan]:
     if planes and not chosen:
         names = sorted({p.source.series_name for p in planes})
         raise InputError(f"no series fits {series!r}; here are {', '.join(names)}")
-    ordered = sorted(chosen, key=lambda p: p.scan)
-    scans = [_scan(list(group), counters) for counters, group in groupby(ordered, key=lambda p: p.scan)]
-    if len(scans) > LARGEST_NUMBER_OF_SCANS:
-        raise InputError(f"{len(scans)} repetitions or sets, more than {LARGEST_NUMBER_OF_SCANS}: not one scan")
-    return scans
+    by_scan: dict[tuple[int, int, int, int], list[Plane]] = {}
+    for plane in chosen:
+        by_scan.setdefault(plane.scan, []).append(plane)
+    if len(by_scan) > LARGEST_NUMBER_OF_SCANS:
+        raise InputError(f"{len(by_scan)} repetitions or sets, more than {LARGEST_NUMBER_OF_SCANS}: not one scan")
+    return [_scan(by_scan[counters], counters) for counters in sorted(by_scan)]
 
 
 def _is_named(plane: Plane, series: str) -> bool:
@@ -61,7 +61,9 @@ def _is_named(plane: Plane, series: str) -> bool:
 
 def _scan(planes: list[Plane], counters: tuple[int, int, int, int]) -> Scan:
     warnings: list[str] = []
-    by_part = {part: [p for p in planes if p.part == part] for part in sorted({p.part for p in planes})}
+    by_part: dict[str, list[Plane]] = {}
+    for plane in sorted(planes, key=lambda p: p.part):
+        by_part.setdefault(plane.part, []).append(plane)
     if "unset" in by_part:
         if "phase" not in by_part or "magnitude" in by_part:
             raise InputError("images of no stated type; set image_type to 1 (magnitude) or 2 (phase)")
@@ -111,9 +113,14 @@ def _heights(planes: Sequence[Plane]) -> np.ndarray:
 def _echoes(planes: list[Plane], warnings: list[str]) -> tuple[tuple[Plane, ...], ...]:
     """Planes an echo, sorted along the normal; what came twice alike is dropped."""
     height = dict(zip(map(id, planes), _heights(planes), strict=True))
+    by_echo: dict[int, list[Plane]] = {}
+    for plane in planes:
+        by_echo.setdefault(plane.echo, []).append(plane)
+    if len(by_echo) > LARGEST_NUMBER_OF_ECHOES:
+        raise InputError(f"{len(by_echo)} echoes, more than {LARGEST_NUMBER_OF_ECHOES}: not one scan")
     echoes = []
-    for number in sorted({p.echo for p in planes}):
-        ordered = sorted((p for p in planes if p.echo == number), key=lambda p: height[id(p)])
+    for number in sorted(by_echo):
+        ordered = sorted(by_echo[number], key=lambda p: height[id(p)])
         kept = ordered[:1]
         dropped = 0
         for plane in ordered[1:]:

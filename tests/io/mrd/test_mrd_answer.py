@@ -9,9 +9,9 @@ from ismrmrd.serialization import ProtocolDeserializer
 from mrd_kit import Fire, chi_of, images_in, made, studies
 
 from qsm_runtime.io.mrd import protocol as mrd
+from qsm_runtime.io.mrd import writer
 from qsm_runtime.io.mrd.answer import (
     Said,
-    clipped_voxels,
     originals,
     susceptibility_images,
     unused_series,
@@ -41,8 +41,8 @@ def maps(fire, data_type, window_ppb=400.0):
     chi = chi_of(study.acquisition.scan)
     out = io.BytesIO()
     for image in susceptibility_images(study, chi, data_type, 7, window_ppb, SAID):
-        mrd.write_image(PipeStream(None, out), image)
-    mrd.write_close(PipeStream(None, out))
+        writer.write_image(PipeStream(None, out), image)
+    writer.write_close(PipeStream(None, out))
     out.seek(0)
     return study, chi, list(ProtocolDeserializer(out).deserialize())
 
@@ -117,17 +117,14 @@ def test_what_whole_numbers_cost():
     chi = rng.normal(0, 0.2, (40, 40, 40)).astype(np.float32)
     for name, ppb in (("uint16", 1.0), ("int16", 0.1), ("float32", 0.0)):
         encoding = ENCODINGS[name]
-        stored, clipped = encoding.stored(chi)
+        stored = encoding.stored(chi)
         back = values_ppm(stored, encoding.slope, encoding.intercept, encoding.unit)
-        assert clipped == 0
+        assert encoding.clipped(chi) == 0
         assert np.abs(back - chi).max() <= 0.5e-3 * ppb + 1e-7
         assert np.sqrt(np.mean((back - chi) ** 2)) == pytest.approx(ppb * 1e-3 / np.sqrt(12), rel=0.02, abs=1e-9)
-    (study,) = studies(Fire())
-    chi = np.zeros(study.acquisition.scan.grid.shape, np.float32)
-    chi[0, 0, 0], chi[1, 0, 0] = 2.5, -3.0
-    assert clipped_voxels(study, chi, "uint16") == 2
-    assert clipped_voxels(study, chi, "int16") == clipped_voxels(study, chi, "float32") == 0
-    np.testing.assert_array_equal(ENCODINGS["uint16"].stored(chi)[0][:3, 0, 0], [4095, 0, 2048])
+    chi = np.array([2.5, -3.0, 0.0, 2.0474, 2.0476, -2.0484, -2.0486], np.float32)
+    assert [ENCODINGS[name].clipped(chi) for name in ("uint16", "int16", "float32")] == [4, 0, 0]
+    np.testing.assert_array_equal(ENCODINGS["uint16"].stored(chi), [4095, 0, 2048, 4095, 4095, 0, 0])
 
 
 def test_originals_are_what_came():

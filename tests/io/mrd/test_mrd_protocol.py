@@ -14,6 +14,7 @@ from ismrmrd.serialization import ConfigFile, ConfigText, ProtocolDeserializer, 
 from mrd_kit import Fire, messages
 
 from qsm_runtime.io.mrd import protocol as mrd
+from qsm_runtime.io.mrd import writer
 from qsm_runtime.io.mrd.streams import PipeStream
 
 
@@ -68,7 +69,7 @@ def test_pixels_of_every_type(dtype, shape):
     assert came.pixels.dtype == values.dtype
     np.testing.assert_array_equal(came.pixels, values)
     assert bytes(came.header) == bytes(image.getHead())[:-4] + struct.pack("<I", len(came.meta))
-    again = next(ProtocolDeserializer(io.BytesIO(written(mrd.write_image, came))).deserialize())
+    again = next(ProtocolDeserializer(io.BytesIO(written(writer.write_image, came))).deserialize())
     assert again.meta == {"Name": ["a", "ü"]}
     np.testing.assert_array_equal(again.data, values)
 
@@ -77,7 +78,7 @@ def test_whole_numbers_of_32_bits_have_4_bytes():
     """As the standard and scanners have it; the Python package writes 8."""
     header = np.zeros((), mrd.IMAGE_HEADER)
     header["data_type"], header["channels"], header["matrix_size"] = 4, 1, (2, 3, 1)
-    data = written(mrd.write_image, mrd.Image(header[()], b"", np.arange(6, dtype="<i4").reshape(1, 1, 3, 2)))
+    data = written(writer.write_image, mrd.Image(header[()], b"", np.arange(6, dtype="<i4").reshape(1, 1, 3, 2)))
     assert len(data) == 2 + 198 + 8 + 24
     assert messages(data + struct.pack("<H", 4))[0].pixels.tolist() == [[[[0, 1], [2, 3], [4, 5]]]]
 
@@ -90,8 +91,8 @@ def test_texts_with_and_without_nul(text):
 
 
 def test_our_texts_end_with_nul_and_config_files_have_1024_bytes():
-    assert written(mrd.write_text, "ERR no") == struct.pack("<HI", 5, 7) + b"ERR no\0"
-    config = written(mrd.write_config, "x" * 5000)
+    assert written(writer.write_text, "ERR no") == struct.pack("<HI", 5, 7) + b"ERR no\0"
+    config = written(writer.write_config, "x" * 5000)
     assert len(config) == 2 + 1024
     assert messages(config + struct.pack("<H", 4))[0].text == "x" * 1023
 
@@ -126,6 +127,8 @@ def test_a_study_has_a_limit():
     data = Fire().stream()
     with pytest.raises(mrd.ProtocolError, match="images of one study"):
         list(mrd.Reader(PipeStream(io.BytesIO(data), None), mrd.Limits(study=5000)))
+    with pytest.raises(mrd.ProtocolError, match="more than 35 images"):
+        list(mrd.Reader(PipeStream(io.BytesIO(data), None), mrd.Limits(images=35)))
 
 
 def test_a_stream_that_ends_anywhere_before_close_says_so():

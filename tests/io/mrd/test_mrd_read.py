@@ -147,7 +147,7 @@ def test_scale_of_a_phase_that_fills_no_turn_is_taken_from_what_states_it(change
 
 @pytest.mark.parametrize("change", [narrow("f4", 1.0), narrow("i2", 1000.0), narrow("f4", 50.0)])
 def test_ambiguous_scale_of_phase_is_refused(change):
-    with pytest.raises(MetadataError, match=r"ambiguous.*parameter phasescale"):
+    with pytest.raises(MetadataError, match="ambiguous"):
         only(Fire(change=change))
 
 
@@ -336,8 +336,7 @@ def test_parameters():
         '"phasesign": "minus", "windowppb": "300", "recipe": "best", "beta": 3}}'
     )
     assert found == Parameters("best", False, "int16", "auto", "-", "", (), 300.0)
-    assert len(said) == 1
-    assert "beta is unknown" in said[0]
+    assert said[0].startswith("unknown parameters: beta; known are datatype, echotimesms,")
     assert parameters_of("", found) == (found, [])
     assert parameters_of("openrecon", found)[0] == found
     for text in ('{"parameters": 3}', "{", '{"datatype": "int8"}', '{"windowppb": "wide"}', '{"sendoriginal": "maybe"}',

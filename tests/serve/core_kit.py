@@ -1,15 +1,27 @@
-"""What the core's tests share: a small study, a silent log, and workers that are quick to start or soon to end."""
+"""What the core's tests share: small studies, a silent log, and workers that are quick to start or soon to end."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyfftw
 
+from qsm_runtime import load_recipe
 from qsm_runtime.grid import Grid
 from qsm_runtime.io.acquisition import Acquisition, Placement
+from qsm_runtime.kernels import fft
+from qsm_runtime.kernels.threads import set_threads
+from qsm_runtime.phantom import simulate_head
+from qsm_runtime.phantom.head import Head
+from qsm_runtime.pipeline import Result, reconstruct
 from qsm_runtime.scan import Scan
 from qsm_runtime.serve import worker
 from qsm_runtime.serve.core import Core
@@ -17,7 +29,26 @@ from qsm_runtime.serve.core import Core
 GRID = Grid((48, 56, 48), (4.0, 4.0, 4.0), (0.1, 0.05, 0.99))
 THREADS = 2
 MAPS = ("chi_ppm", "mask", "brain_mask", "total_ppm", "reliability")
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
+PLANS = "QSM_TEST_PLANS"  # folder of FFT plans that no other program renews meanwhile: another plan rounds otherwise
+
+
+@cache
+def head(seed: int = 3) -> Head:
+    return simulate_head(GRID, seed=seed, oversample=1)
+
+
+@cache
+def expected(recipe: str, seed: int = 3) -> Result:
+    """What the plain call gives; workers started later find its plans."""
+    set_threads(THREADS)
+    fft.release()
+    result = reconstruct(head(seed).scan, load_recipe(recipe))
+    if PLANS not in os.environ:
+        os.environ[PLANS] = tempfile.mkdtemp(prefix="qsm-plans-")
+        atexit.register(shutil.rmtree, os.environ[PLANS], ignore_errors=True)
+    Path(os.environ[PLANS], fft.wisdom_path().name).write_bytes(pyfftw.export_wisdom()[1])
+    return result
 
 
 class Log:
@@ -27,16 +58,13 @@ class Log:
     def event(self, name: str, *, level: str = "info", study: str = "", **fields: Any) -> None:
         self.events.append((name, {"level": level, "study": study, **fields}))
 
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [fields for what, fields in self.events if what == name]
-
 
 def acquisition_of(scan: Scan, mask: np.ndarray | None = None) -> Acquisition:
     affine = np.eye(4)
     return Acquisition(scan, Placement(affine, affine, 1, affine, 0), "head", (), "rad", 1, "test", "test", mask=mask)
 
 
-def assert_same(result, wanted) -> None:
+def assert_same(result: Result, wanted: Result) -> None:
     """Bit for bit, and said and chosen alike."""
     for name in MAPS:
         one, other = getattr(result, name), getattr(wanted, name)
@@ -54,8 +82,20 @@ def until(happened: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+def warm(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+    """A worker with the tests' plans."""
+    if PLANS in os.environ:
+        os.environ["QSM_CACHE_DIR"] = os.environ[PLANS]
+    worker.main(connection, recipe, cheaper, threads, runtime, shapes)
+
+
 def cold(connection, recipe, cheaper, threads, runtime, shapes) -> None:
-    """A worker that serves at once."""
+    """The same, serving at once."""
+    warm(connection, recipe, cheaper, threads, runtime, None)
+
+
+def unplanned(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+    """A worker without plans: QSM_CACHE_DIR is empty."""
     worker.main(connection, recipe, cheaper, threads, runtime, None)
 
 
@@ -66,11 +106,19 @@ def crashing(connection, recipe, cheaper, threads, runtime, shapes) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
     worker.work = work
-    cold(connection, recipe, cheaper, threads, runtime, shapes)
+    unplanned(connection, recipe, cheaper, threads, runtime, shapes)
+
+
+class WarmCore(Core):
+    worker_main = staticmethod(warm)
 
 
 class ColdCore(Core):
     worker_main = staticmethod(cold)
+
+
+class UnplannedCore(Core):
+    worker_main = staticmethod(unplanned)
 
 
 class CrashingCore(Core):

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_faults import GRID, PATIENCE_S, THREADS, ColdCore, CrashingCore, Log, acquisition_of, assert_same, until
+from core_kit import (
+    GRID,
+    PATIENCE_S,
+    THREADS,
+    ColdCore,
+    CrashingCore,
+    Log,
+    acquisition_of,
+    assert_same,
+    expected,
+    head,
+    until,
+)
 
-from qsm_runtime import load_recipe, reconstruct
 from qsm_runtime.calls import Event
 from qsm_runtime.errors import ReconstructionError
-from qsm_runtime.kernels.threads import set_threads
-from qsm_runtime.phantom import simulate_head
 from qsm_runtime.serve import supervisor
 from qsm_runtime.serve.core import Settings
 from qsm_runtime.serve.pace import Course, Pace
@@ -25,32 +34,22 @@ SHAPE = (4, *GRID.shape)
 
 
 @pytest.fixture(scope="module")
-def head():
-    return simulate_head(GRID, seed=3, oversample=1)
-
-
-@pytest.fixture(scope="module")
-def fast(head):
-    set_threads(THREADS)
-    return reconstruct(head.scan, load_recipe("fast"))
-
-
-@pytest.fixture(scope="module")
-def core(fast):
+def core():
+    expected("fast")
     core = ColdCore(Settings(threads=THREADS), Log())
     core.start()
     yield core
     core.stop()
 
 
-def test_killed_at_work(core, head, fast) -> None:
+def test_killed_at_work(core) -> None:
     before, lost = core.state()["worker_pid"], core.state()["restarts"]
-    future = core.submit(acquisition_of(head.scan), "k1")
+    future = core.submit(acquisition_of(head().scan), "k1")
     until(lambda: core.state()["running"] == "k1")
     time.sleep(0.1)
     os.kill(before, signal.SIGKILL)
     answer = future.result(PATIENCE_S)
-    assert_same(answer.result, fast)
+    assert_same(answer.result, expected("fast"))
     assert (answer.recipe, answer.late, answer.record["attempts"]) == ("fast", False, 2)
     assert "killed" in answer.result.warnings[-1]
     assert core.ready
@@ -66,47 +65,47 @@ def test_killed_at_rest(core) -> None:
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process can be set on Linux alone")
-def test_no_memory(core, head, fast) -> None:
+def test_no_memory(core) -> None:
     before = core.state()["worker_pid"]
     resource.prlimit(before, resource.RLIMIT_AS, (1 << 20, 1 << 20))  # less than it has: every new mapping fails
-    answer = core.submit(acquisition_of(head.scan), "m1").result(PATIENCE_S)
-    assert_same(answer.result, fast)
+    answer = core.submit(acquisition_of(head().scan), "m1").result(PATIENCE_S)
+    assert_same(answer.result, expected("fast"))
     assert answer.record["attempts"] == 2
     assert "out of memory" in answer.result.warnings[-1]
     assert core.state()["worker_pid"] != before
 
 
-def test_hanging_beyond_the_deadline(head, fast, monkeypatch) -> None:
+def test_hanging_beyond_the_deadline(monkeypatch) -> None:
     core = ColdCore(Settings(deadline_s=0.25, threads=THREADS), Log())
     core.start()
     os.kill(core.state()["worker_pid"], signal.SIGSTOP)
     with monkeypatch.context() as patched:
         patched.setattr(supervisor, "GRACE_S", 0.5)
-        answer = core.submit(acquisition_of(head.scan), "h1").result(PATIENCE_S)
-    assert_same(answer.result, fast)
+        answer = core.submit(acquisition_of(head().scan), "h1").result(PATIENCE_S)
+    assert_same(answer.result, expected("fast"))
     assert (answer.recipe, answer.late, answer.record["attempts"]) == ("fast", True, 2)
     assert "did not answer" in answer.result.warnings[-1]
     # and, with the worker in order, a quarter of a second is too little for the recipe all the same
-    late = core.submit(acquisition_of(head.scan), "h2").result(PATIENCE_S)
+    late = core.submit(acquisition_of(head().scan), "h2").result(PATIENCE_S)
     core.stop()
-    assert_same(late.result, fast)
+    assert_same(late.result, expected("fast"))
     assert (late.recipe, late.late, late.record["attempts"]) == ("fast", True, 1)
     assert "deadline" in late.result.warnings[-1]
 
 
-def test_crashing_twice_says_why_and_the_server_stays(head) -> None:
+def test_crashing_twice_says_why_and_the_server_stays() -> None:
     core = CrashingCore(Settings(threads=THREADS), Log())
     core.start()
     with pytest.raises(ReconstructionError, match=r"crashed \(SIGSEGV\) and, by the cheaper recipe, it crashed"):
-        core.submit(acquisition_of(head.scan), "s1").result(PATIENCE_S)
-    until(lambda: core.ready)
+        core.submit(acquisition_of(head().scan), "s1").result(PATIENCE_S)
     assert core.state()["failed"] == 1
+    assert not core.state()["running"]
     core.stop()
 
 
 def test_the_worker_ends_with_a_server_that_is_killed() -> None:
     server_of_its_own = (
-        "from core_faults import ColdCore, Log\n"
+        "from core_kit import ColdCore, Log\n"
         "from qsm_runtime.serve.core import Settings\n"
         "import sys\n"
         "if __name__ == '__main__':\n"
