@@ -53,7 +53,7 @@ class Watched:
                 self.wall += time.perf_counter() - wall
                 self.cpu += time.process_time() - cpu
 
-        NetSession.run = timed  # type: ignore[method-assign]
+        NetSession.run = timed  # type: ignore[assignment, method-assign]
 
 
 def whole(spec: dict[str, Any], runtime: Runtime) -> dict[str, Any]:

@@ -6,7 +6,7 @@ python -m benchmarks.networks --table benchmarks/results/networks.jsonl
 The scenarios follow the generalisation tests of the reviews of deep learning for QSM (Jung 2020, 10.1002/nbm.4292) on
 simulated heads: the true local field plus noise of the size that the scenario's own phase has. `bare` is the network as
 its card says (with its own unrolled steps, where it has them); the others bring its map to the field afterwards.
-Scores are those of qsm_runtime.metrics in the whole mask.
+Scores are those of qsm_runtime.metrics in the whole mask. What networks cost: benchmarks/network_costs.py.
 """
 
 import argparse

@@ -25,7 +25,7 @@ def block(records: Sequence[Record]) -> str:
     warm = [r for r in records if r["kind"] == "recipe"]
     most = max((r["case"]["threads"] for r in warm), default=1)
     starts = {
-        (r["case"]["recipe"], r["case"]["size"]): r
+        (r["case"]["recipe"], r["case"]["size"], said.place_of(r)): r
         for r in records
         if r["kind"] == "cold" and r["case"]["caches"] == "filled"
     }
@@ -37,14 +37,16 @@ def block(records: Sequence[Record]) -> str:
         case = r["case"]
         if case["threads"] != most:
             continue
-        start = starts.get((case["recipe"], case["size"]))
+        start = starts.get((case["recipe"], case["size"], said.place_of(r)))
         cold = "" if start is None else f"{start['time']['median_s']:.1f} s"
-        seconds = f"{r['time']['median_s']:.3g} ± {r['time']['uncertainty_s']:.1g} s{said.star(r)}"
+        off = r["time"]["uncertainty_s"]
+        seconds = f"{r['time']['median_s']:.3g} ± {f'{off:.1g}' if off < 1 else f'{off:.0f}'} s{said.star(r)}"
         a = r["accuracy"]
         scores = f"{a['xsim_full']:.3f} | {a['correlation']:.3f}" if a else " | "
         peak = "" if r["memory"]["peak_mib"] is None else f"{r['memory']['peak_mib'] / 1024:.2f} GiB"
         matrix = f"{case['size']}, {'×'.join(map(str, r['grid']['shape']))}"
-        lines.append(f"| `{case['recipe']}` | {matrix} | {seconds} | {cold} | {peak} | {scores} |")
+        name = f"`{case['recipe']}` {said.place_of(r)}".strip()
+        lines.append(f"| {name} | {matrix} | {seconds} | {cold} | {peak} | {scores} |")
     lines += ["", *said.machines_said(records)]
     if any(noise.quality(r) for r in warm):
         lines += ["", "\\* taken on a busy or unsteady machine."]

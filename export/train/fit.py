@@ -29,7 +29,7 @@ SCHEMES: dict[str, dict[str, float]] = {
     "dipole": {},
     "total": {"data_ridge": joint.DATA_RIDGE, "level_step": 0.0, "free_steps": joint.FREE_STEPS},
 }
-MOST_PASSES = {"dipole": PASSES, "total": joint.PASSES + 1}  # of total one more than are run: it costs nothing to hold there
+MOST_PASSES = {"dipole": PASSES, "total": joint.PASSES + 1}  # total also holds one pass beyond those that are run
 
 
 def load(path: Path) -> dict[str, Tensor]:

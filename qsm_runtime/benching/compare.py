@@ -22,7 +22,8 @@ Named = Mapping[str, Sequence[Record]]
 class Verdict:
     """A case of a build against the baseline. ratio: new over old median; margin: what noise and tolerance allow.
 
-    failed: slower, larger or less accurate than the margins allow, or no longer made at all.
+    failed: slower, larger or less accurate than the margins allow, or no longer made at all. undecided: the margin is
+    so wide that a regression could hide in it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Verdict:
     margin: float
     failed: bool
     said: str
+    undecided: bool = False
 
 
 def side_by_side(named: Named) -> Table:
@@ -138,13 +140,14 @@ def _verdict(new: Record, old: Record, tolerance: float) -> Verdict:
     margin = max(tolerance, SIGMAS * float(np.hypot(noise.doubt(new), noise.doubt(old))))
     said = []
     failed = ratio > 1 + margin
+    undecided = margin > 2 * tolerance and 1 / (1 + margin) <= ratio <= 1 + margin
     if failed:
         more = f"more than the {100 * margin:.0f} % that noise and tolerance allow"
         said.append(f"slower: ×{ratio:.2f}, {more}{_causes(new, old)}")
     elif ratio < 1 / (1 + margin):
         said.append(f"faster: ×{ratio:.2f}")
     else:
-        said.append("as before" if margin <= 2 * tolerance else f"undecided within {100 * margin:.0f} %; run it again")
+        said.append(f"undecided within {100 * margin:.0f} %; run it again" if undecided else "as before")
     was, now = _xsim(old), _xsim(new)
     if now < was - ACCURACY_LOSS:
         failed = True
@@ -156,7 +159,7 @@ def _verdict(new: Record, old: Record, tolerance: float) -> Verdict:
     if before and after and after > before * (1 + MEMORY_GROWTH):
         failed = True
         said.append(f"more memory: {after:.0f} MiB, was {before:.0f}")
-    return Verdict(_name(old), ratio, margin, failed, "; ".join(said))
+    return Verdict(_name(old), ratio, margin, failed, "; ".join(said), undecided and not failed)
 
 
 def _causes(new: Record, old: Record) -> str:
@@ -177,8 +180,9 @@ def _xsim(record: Record) -> float:
 
 
 def _name(record: Record) -> str:
-    where = f"{record['case']['size']}, {records.threads_said(record['case']['threads'])}"
-    return f"{records.name_of(record)} ({where})"
+    case = record["case"]
+    where = (str(case["size"]), records.place_of(record), records.threads_said(case["threads"]))
+    return f"{records.name_of(record)} ({', '.join(word for word in where if word)})"
 
 
 def _threads(record: Record, same: bool) -> str:

@@ -51,7 +51,8 @@ def beside(named: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
         most = max((r["case"]["threads"] for r in done), default=1)
         for r in done:
             if r["kind"] in ("recipe", "cold") and r["case"]["threads"] == most:
-                times.setdefault(f"{said.name_of(r)}, {r['case']['size']}", {})[name] = r["time"]["median_s"]
+                words = (said.name_of(r), said.place_of(r), r["case"]["size"])
+                times.setdefault(", ".join(word for word in words if word), {})[name] = r["time"]["median_s"]
     if not times:
         return []
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
@@ -170,7 +171,7 @@ def with_volume(records: Sequence[Record]) -> Figure | None:
     found = {name: times for name, times in found.items() if len(times) > 1}
     if not found:
         return None
-    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8.5, 3.8), layout="constrained")
     for i, (name, times) in enumerate(found.items()):
         voxels = np.array(sorted(times))
         taken = np.array([times[n] for n in voxels])

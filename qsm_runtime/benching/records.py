@@ -106,7 +106,7 @@ def median(record: Record) -> str:
 def machine_said(environment: Mapping[str, Any]) -> str:
     """A machine in a line."""
     gpu = environment.get("gpu") or {}
-    named = gpu.get("name") or f"no GPU ({gpu['absent']})" if gpu else ""
+    named = gpu.get("name") or (f"no GPU ({gpu['absent'].partition(';')[0]})" if gpu else "")
     if gpu.get("driver_version"):
         named += f", driver {gpu['driver_version']}"
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())

@@ -25,6 +25,8 @@ from qsm_runtime.cli import (
     orient,
     run,
     scan_stages,
+    send,
+    serve,
     simulate,
     warmup,
 )
@@ -82,6 +84,8 @@ app.command("warmup")(warmup.warmup)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
+app.add_typer(serve.app, name="serve")
+app.add_typer(send.app, name="send")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -67,8 +67,9 @@ def check(
         print_json({"verdicts": [asdict(v) for v in verdicts], **said})
         return code
     for v in verdicts:
-        print(f"{'FAILED' if v.failed else 'holds '}  {v.name}: {v.said}")
-    print(f"{len(failed)} of {len(verdicts)} cases failed")
+        print(f"{'FAILED' if v.failed else 'open  ' if v.undecided else 'holds '}  {v.name}: {v.said}")
+    undecided = sum(v.undecided for v in verdicts)
+    print(f"{len(failed)} of {len(verdicts)} cases failed" + (f", {undecided} undecided" if undecided else ""))
     if missing:
         say(f"not measured again: {', '.join(missing)}")
     if not same:

@@ -74,9 +74,7 @@ def computed(
                 break
             except MemoryError as error:
                 if attempt == RETRIES or not model.card.patching.allowed:
-                    raise ReconstructionError(
-                        f"{error}; give a smaller memory limit, so that it runs in smaller patches, or another device"
-                    ) from None
+                    raise ReconstructionError(f"{error}; free memory, or take another device or method") from None
                 limit = min(limit, float(np.prod(net.plan.patch)) * model.card.runtime.bytes_per_voxel / 2**20) / 4
         about = session.record()
     return made, {**about, "patches": net.plan.count, "patch": list(net.plan.patch)}

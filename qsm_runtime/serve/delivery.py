@@ -16,7 +16,8 @@ from typing import Any
 from qsm_runtime.errors import OutputError, QsmError
 from qsm_runtime.serve.dicom_send import Destination, SendError, object_of, send
 from qsm_runtime.serve.log import StudyLog
-from qsm_runtime.serve.spool import Spool, read_record
+from qsm_runtime.serve.spool import Spool
+from qsm_runtime.serve.spool_files import read_record
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 REFUSED_TRIES = 5  # of an object whose refusal is the peer's answer, not its absence

@@ -27,7 +27,8 @@ from qsm_runtime.serve.dicom_settings import NodeSettings
 from qsm_runtime.serve.dicom_store import Arrival
 from qsm_runtime.serve.dicom_wire import MAX_REQUEST, BoundedEntity, BoundedServer, BoundedSocket
 from qsm_runtime.serve.log import StudyLog
-from qsm_runtime.serve.spool import MIB, Spool, SpoolFull, name_of
+from qsm_runtime.serve.spool import MIB, Spool, SpoolFull
+from qsm_runtime.serve.spool_files import name_of
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association

@@ -76,11 +76,13 @@ class Arriving:
         return [read_scan(scan, self.measurement, self.parameters, threads=self.threads) for scan in scans]
 
     def drop(self) -> None:
-        """Nothing will be asked of it."""
+        """Nothing will be asked of it any more; its images go."""
         if self._ahead is not None:
             self._ahead.shutdown(wait=True, cancel_futures=True)
         if self.opened is not None:
             self.opened.cancel()
+        self.received.clear()  # now, and not when cycles are collected
+        self._planes.clear()
 
     def warn(self, messages: Iterable[str]) -> None:
         self.warnings += [m for m in messages if m not in self.warnings]

@@ -20,7 +20,7 @@ from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
 
 LEAST_ECHOES = 2  # a phase offset cannot be told from one
-S_PER_VOXEL = 8e-7  # what a rehearsal takes, plans included: mask, field and a single iteration on two cores
+S_PER_VOXEL = 1.5e-6  # what a rehearsal takes, plans included, on two cores: mask, field and a single iteration
 
 
 class OverError(Exception):

@@ -13,19 +13,18 @@ back to incoming, one whose answer lies in outgoing is done.
 
 import contextlib
 import errno
-import json
 import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said
+from qsm_runtime.serve.spool_files import folders, merge, size_of, sync_folder, write_record
 
 try:
     import fcntl
@@ -34,7 +33,6 @@ except ImportError:  # Windows: two servers on one spool are not told apart
 
 MIB = 2**20
 STATES = ("incoming", "working", "outgoing", "done", "failed")
-RECORD = "job.json"
 DERIVED = "derived"
 Fsync = Literal["always", "soon", "never"]
 
@@ -58,11 +56,6 @@ class Limits:
     done_mib: int = 16_384
     reserve_mib: int = 512
     fsync: Fsync = "soon"
-
-
-def name_of(uid: str) -> str:
-    """File name of the object with this UID."""
-    return f"{sha256(uid.encode()).hexdigest()[:40]}.dcm"
 
 
 class Spool:
@@ -116,22 +109,22 @@ class Spool:
                 part.unlink()
             for draft in self.folder("outgoing").glob(".*"):
                 shutil.rmtree(draft)
-            for job in _folders(self.folder("working")):
+            for job in folders(self.folder("working")):
                 if self.folder("outgoing", job.name).is_dir() or self.folder("done", job.name).is_dir():
-                    _merge(job, self.folder("done", job.name))
+                    merge(job, self.folder("done", job.name))
                 else:
                     for path in job.glob("*.dcm"):
                         os.replace(path, self.folder("incoming") / path.name)
                     shutil.rmtree(job)
             self._where = {}
             for state in ("done", "failed"):
-                for job in _folders(self.folder(state)):
+                for job in folders(self.folder(state)):
                     if state == "done":
                         self._where.update({path.name: job for path in job.glob("*.dcm")})
             waiting = sorted(self.folder("incoming").glob("*.dcm"), key=lambda path: path.stat().st_mtime_ns)
             self._where.update({path.name: self.folder("incoming") for path in waiting})
             self._waiting = len(waiting)
-            self._sizes = {state: _size(self.folder(state)) for state in STATES}
+            self._sizes = {state: size_of(self.folder(state)) for state in STATES}
             self.retire()
             return waiting
 
@@ -209,7 +202,7 @@ class Spool:
         """The draft is the answer of a job in work: it may be sent, and the job is done. Raises OutputError."""
         working, draft = self.folder("working", job), self.folder("outgoing", f".{job}")
         try:
-            _write_record(draft, record)
+            write_record(draft, record)
             sync_folder(draft)
             os.replace(draft, self.folder("outgoing", job))  # from here on the answer is given
         except OSError as error:
@@ -217,7 +210,7 @@ class Spool:
         sync_folder(self.folder("outgoing"))
         self._settle(working, "done", record)
         with self._lock:
-            self._sizes["outgoing"] += _size(self.folder("outgoing", job))
+            self._sizes["outgoing"] += size_of(self.folder("outgoing", job))
 
     def fail(self, job: str, record: Mapping[str, Any]) -> None:
         """A job in work has no answer; record says why."""
@@ -233,31 +226,31 @@ class Spool:
         """Every peer has a job's answer."""
         with self._lock:
             outgoing, done = self.folder("outgoing", job), self.folder("done", job)
-            self._sizes["outgoing"] -= _size(outgoing)
+            self._sizes["outgoing"] -= size_of(outgoing)
             done.mkdir(mode=0o700, exist_ok=True)
             os.replace(outgoing, done / DERIVED)
-            self._sizes["done"] += _size(done / DERIVED)
+            self._sizes["done"] += size_of(done / DERIVED)
             self.retire()
 
     def undelivered(self, job: str, record: Mapping[str, Any]) -> None:
         """A job's answer is given up; its derived objects are kept beside the failures."""
         with self._lock:
             outgoing, failed = self.folder("outgoing", job), self.folder("failed", job)
-            size = _size(outgoing)
-            _write_record(outgoing, record)
+            size = size_of(outgoing)
+            write_record(outgoing, record)
             os.replace(outgoing, failed)
             self._sizes["outgoing"] -= size
             self._sizes["failed"] += size
 
     def outgoing(self) -> list[str]:
         """Jobs with an answer that some peer has yet to acknowledge, oldest first."""
-        return sorted(job.name for job in _folders(self.folder("outgoing")) if not job.name.startswith("."))
+        return sorted(job.name for job in folders(self.folder("outgoing")) if not job.name.startswith("."))
 
     def retire(self) -> None:
         """Remove the oldest jobs of done beyond its limits, but none whose answer is still to be sent."""
         with self._lock:
             pending = set(self.outgoing())
-            jobs = [job for job in sorted(_folders(self.folder("done"))) if job.name not in pending]
+            jobs = [job for job in sorted(folders(self.folder("done"))) if job.name not in pending]
             excess = len(jobs) - self.limits.done_jobs
             for i, job in enumerate(jobs):
                 if i >= excess and self._sizes["done"] <= self.limits.done_mib * MIB:
@@ -267,7 +260,7 @@ class Spool:
     def state(self) -> dict[str, Any]:
         """Objects waiting, jobs in each other state, and MiB in all."""
         with self._lock:
-            counts = {state: len(_folders(self.folder(state))) for state in STATES[1:]}
+            counts = {state: len(folders(self.folder(state))) for state in STATES[1:]}
             return {"waiting": self._waiting, **counts, "mib": round(sum(self._sizes.values()) / MIB, 1)}
 
     def _make_room(self, size: int) -> None:
@@ -280,13 +273,13 @@ class Spool:
             needed = size + self.limits.reserve_mib * MIB
             while shutil.disk_usage(self.root).free < needed:
                 pending = set(self.outgoing())
-                oldest = next((j for j in sorted(_folders(self.folder("done"))) if j.name not in pending), None)
+                oldest = next((j for j in sorted(folders(self.folder("done"))) if j.name not in pending), None)
                 if oldest is None:
                     raise SpoolFull(f"the disk of {self.root} is full: free space")
                 self._remove(oldest)
 
     def _remove(self, job: Path) -> None:
-        self._sizes["done"] -= _size(job)
+        self._sizes["done"] -= size_of(job)
         for path in job.glob("*.dcm"):
             self._where.pop(path.name, None)
         shutil.rmtree(job)
@@ -307,9 +300,9 @@ class Spool:
 
     def _settle(self, working: Path, state: str, record: Mapping[str, Any]) -> None:
         with self._lock:
-            place, size = self.folder(state, working.name), _size(working)
+            place, size = self.folder(state, working.name), size_of(working)
             with contextlib.suppress(OSError):  # a full disk must not keep a job from its place
-                _write_record(working, record)
+                write_record(working, record)
             os.replace(working, place)
             names = [path.name for path in place.glob("*.dcm")]
             if state == "done":
@@ -318,7 +311,7 @@ class Spool:
                 for name in names:
                     del self._where[name]
             self._sizes["working"] -= size
-            self._sizes[state] += _size(place)
+            self._sizes[state] += size_of(place)
 
     def _flush(self) -> None:
         """Write out what was acknowledged, as soon as the disk can."""
@@ -330,55 +323,3 @@ class Spool:
                     break
                 except OSError:
                     continue
-
-
-def read_record(job: Path) -> dict[str, Any]:
-    """A job's job.json; empty where there is none."""
-    try:
-        found: dict[str, Any] = json.loads((job / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlive a power failure, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_record(job: Path, record: Mapping[str, Any]) -> None:
-    part = job / f"{RECORD}.part"
-    with open(part, "w") as stream:
-        json.dump(record, stream, indent=1, default=str)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, job / RECORD)
-
-
-def _merge(source: Path, target: Path) -> None:
-    """Move what is in one folder to another, and remove it."""
-    target.mkdir(mode=0o700, exist_ok=True)
-    for path in source.iterdir():
-        if path.suffix == ".part":
-            path.unlink()
-        else:
-            os.replace(path, target / path.name)
-    source.rmdir()
-
-
-def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()]
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())

@@ -54,8 +54,9 @@ def test_no_folder_at_all_for_compiled_kernels(file_as_folder, tmp_path):
     for folder in [copy, *(p for p in copy.rglob("*") if p.is_dir())]:
         (folder / "__pycache__").write_text("")  # a file: no folder of that name can be made
     done = doctor(
-        "--json", PYTHONPATH=str(copy.parent), PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1", HOME=str(file_as_folder),
-        XDG_CACHE_HOME=str(file_as_folder), NUMBA_CACHE_DIR=str(file_as_folder), QSM_CACHE_DIR=str(tmp_path),
+        "--json", PYTHONPATH=str(copy.parent), PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1",
+        HOME=str(file_as_folder), XDG_CACHE_HOME=str(file_as_folder), NUMBA_CACHE_DIR=str(file_as_folder),
+        QSM_CACHE_DIR=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 8, done.stderr
     found = {f["name"]: f for f in json.loads(done.stdout)["findings"]}

@@ -21,7 +21,8 @@ from qsm_runtime.errors import OutputError
 from qsm_runtime.serve import dicom_job
 from qsm_runtime.serve.delivery import Delivery, acknowledged, acks_name
 from qsm_runtime.serve.dicom_send import SendError, echo, object_of
-from qsm_runtime.serve.spool import Limits, Spool, read_record
+from qsm_runtime.serve.spool import Limits, Spool
+from qsm_runtime.serve.spool_files import name_of, read_record
 
 EXAMPLES = int(os.environ.get("QSM_FUZZ_EXAMPLES", "25"))  # more by hand
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -219,8 +220,6 @@ def test_duplicates(tmp_path, paths):
 
 
 def run_name(path):
-    from qsm_runtime.serve.spool import name_of
-
     return name_of(str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID))
 
 
@@ -295,14 +294,30 @@ def test_busy_core(tmp_path, paths, monkeypatch):
         assert run.core.busy == 0
 
 
-def test_full_disk(tmp_path, paths):
+def test_full_spool(tmp_path, paths):
     """A sender is told 0xA700 and may come again."""
-    small = [p for p in paths if p.stat().st_size < 4096]
     with Running(tmp_path / "spool", limits=Limits(objects=10)) as run:
-        assert sorted(run.send(small).values()) == [0] * 10 + [0xA700] * 26
-        assert "resource" in storescu(run.node.port, small[10:11], more=("+v",)).stdout.lower() + "resource"
+        assert sorted(run.send(paths).values()) == [0] * 10 + [0xA700] * 26
+        told = storescu(run.node.port, paths[10:11])
+        assert "OutOfResources" in told.stdout + told.stderr
         run.node.spool.limits = Limits()
-        assert set(run.send(small).values()) == {0}
+        assert set(run.send(paths).values()) == {0}
+        run.done()
+
+
+def test_full_disk(tmp_path, paths):
+    """The system takes a part of each object only: no part is kept."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Running(tmp_path / "spool") as run:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+            said = run.send(paths[:5])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert set(said.values()) == {0xA700}
+        assert list(run.node.spool.folder("incoming").iterdir()) == []
+        run.send(paths)
         run.done()
 
 

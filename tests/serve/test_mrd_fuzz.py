@@ -43,7 +43,7 @@ def test_the_stream_itself():
     assert len(HEADS) == 12
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(STREAM) - 1), st.integers(0, 255)), min_size=1, max_size=20))
 def test_bytes_changed_anywhere(changes):
     data = bytearray(STREAM)
@@ -52,7 +52,7 @@ def test_bytes_changed_anywhere(changes):
     assert outcome(bytes(data)) in ("answered", "refused", "empty", "gone")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(HEADS), st.integers(22, 197), st.binary(min_size=1, max_size=4)),
@@ -69,7 +69,7 @@ def test_headers_of_images_changed(changes):
     assert outcome(bytes(data)) in ("answered", "refused", "gone")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.text(max_size=300)
     | st.dictionaries(st.text(max_size=12), st.none() | st.floats() | st.text(max_size=9)).map(str)

@@ -69,6 +69,14 @@ class Answer:
         return [text for text in self.texts if text.startswith("ERR ")]
 
 
+def until(happened):
+    """Wait for it."""
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def told(data, core=None, **rules):
     """A whole conversation through memory: the answer, the conversation, the log."""
     log, out = Told(), io.BytesIO()
@@ -131,6 +139,7 @@ def test_a_study_through_memory():
     assert line["study"] == conversation.study == core.scans[0][1]
     assert log.events("mrd.received")[0]["images"] == N
     assert "gre_qsm" not in log.text.getvalue()
+    assert not conversation.images  # their memory is given back
 
 
 def test_a_real_client():
@@ -381,9 +390,7 @@ def test_a_client_that_does_not_read():
     with serving(stall_s=0.3) as (server, log), connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(data)
-        until = time.monotonic() + 20
-        while not log.events("mrd.gone") and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: log.events("mrd.gone"))
         assert "did not read" in log.events("mrd.gone")[0]["reason"]
 
 
@@ -406,7 +413,7 @@ def test_two_clients_at_once():
 def test_more_clients_than_allowed():
     with serving(clients=1) as (server, _), connect(server) as first:
         first.sendall(Fire().stream()[:100])
-        time.sleep(0.1)
+        until(lambda: server.state()["connections"] == 1)
         answer = say(server, b"")
         assert answer.errors == ["ERR the server has 1 clients already; send the images again later"]
         assert answer.closed
@@ -441,14 +448,11 @@ def test_a_port_that_is_taken_is_told_at_once():
 
 
 def test_stopping_ends_idle_clients_and_lets_studies_finish():
-    data = Fire().stream()
-    with serving() as (server, _):
+    data, core = Fire().stream(), FakeCore()
+    with serving(core) as (server, _):
         idle, busy = connect(server), connect(server)
         busy.sendall(data[: len(data) // 2])
-        until = time.monotonic() + 10
-        while server.state()["connections"] < 2 and time.monotonic() < until:
-            time.sleep(0.02)
-        time.sleep(0.2)
+        until(lambda: server.state()["connections"] == 2 and core.heads)  # the first echo has come
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         with idle:
@@ -471,12 +475,8 @@ def test_twenty_studies_leave_nothing_behind():
     data = Fire().stream()
     with serving() as (server, _):
         say(server, data)
-        until = time.monotonic() + 10
-        while server.state()["connections"] and time.monotonic() < until:
-            time.sleep(0.02)
+        until(lambda: not server.state()["connections"])
         before = held()
         for _ in range(20):
             assert say(server, data).closed
-        while held() > before and time.monotonic() < until:
-            time.sleep(0.02)
-        assert held() <= before
+        until(lambda: held() <= before)

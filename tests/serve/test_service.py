@@ -60,7 +60,7 @@ sys.exit(app.main(["x"]))
 
 
 class Server:
-    def __init__(self, root, drain_s=20.0, environment=None):
+    def __init__(self, root, drain_s=90.0, environment=None):
         self.root = root
         (root / "in").mkdir(exist_ok=True)
         for name in ("ready", "port"):
@@ -79,13 +79,13 @@ class Server:
         self.process.stderr.close()
 
     def ready(self):
-        until(lambda: (self.root / "ready").exists() or self.process.poll() is not None, 60)
+        until(lambda: (self.root / "ready").exists() or self.process.poll() is not None, 180)
         assert self.process.poll() is None, self.process.stderr.read()
         return self
 
     def get(self, path):
         try:
-            with urllib.request.urlopen((self.root / "port").read_text() + path, timeout=10) as answer:
+            with urllib.request.urlopen((self.root / "port").read_text() + path, timeout=60) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -93,7 +93,7 @@ class Server:
     def events(self):
         return [json.loads(line) for line in (self.root / "log").read_text().splitlines()]
 
-    def end(self, limit_s=30.0):
+    def end(self, limit_s=120.0):
         return self.process.wait(limit_s)
 
     @property
@@ -181,7 +181,7 @@ def test_kill_9_in_the_midst_of_work_and_a_restart(tmp_path):
 def test_a_signal_while_it_warms_up_ends_it_cleanly(tmp_path):
     (tmp_path / "hold").touch()
     with Server(tmp_path) as server:
-        until(lambda: (tmp_path / "log").exists() and server.events(), 60)
+        until(lambda: (tmp_path / "log").exists() and server.events(), 180)
         server.process.terminate()
         assert server.end() == 0
     assert not (tmp_path / "ready").exists()
@@ -192,7 +192,7 @@ def test_systemd_is_told_when_studies_are_taken_and_when_it_stops(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         path = f"/tmp/qsm-notify-{os.getpid()}"  # a socket's path must be short
         channel.bind(path)
-        channel.settimeout(60)
+        channel.settimeout(180)
         try:
             with Server(tmp_path, environment={"NOTIFY_SOCKET": path}) as server:
                 assert channel.recv(100) == b"READY=1"

@@ -10,7 +10,8 @@ from qsm_runtime.errors import OutputError
 from qsm_runtime.serve import delivery
 from qsm_runtime.serve import spool as spools
 from qsm_runtime.serve.dicom_send import Destination
-from qsm_runtime.serve.spool import Limits, Spool, SpoolFull, name_of
+from qsm_runtime.serve.spool import Limits, Spool, SpoolFull
+from qsm_runtime.serve.spool_files import name_of, read_record
 
 NAMES = [name_of(f"1.2.{i}") for i in range(4)]
 TO = Destination("ARCHIVE", "127.0.0.1", 104)
@@ -85,7 +86,7 @@ def test_failed_and_withdrawn(tmp_path):
     spool.claim("b", NAMES[:2])
     spool.fail("b", {"reason": "slices are missing"})
     assert everything(tmp_path) == {("failed", "original"): set(NAMES[:2]), ("incoming", "original"): set(NAMES[2:])}
-    assert spools.read_record(tmp_path / "failed" / "b")["reason"] == "slices are missing"
+    assert read_record(tmp_path / "failed" / "b")["reason"] == "slices are missing"
     assert spool.path(NAMES[0]) is None  # sent again, it is new
     fill(spool, NAMES[:1])
     assert spool.state()["waiting"] == 3

@@ -33,7 +33,7 @@ def killed_before(monkeypatch, step):
     return done
 
 
-def turn_until_done(watching, limit_s=20.0):
+def turn_until_done(watching, limit_s=90.0):
     end = time.monotonic() + limit_s
     while not claims(watching.inbox, "done"):
         watching.watch._turn()

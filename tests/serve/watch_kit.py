@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import threading
 import time
 from concurrent.futures import Future
@@ -22,18 +23,25 @@ _spec = importlib.util.spec_from_file_location("made_dicom_for_watch", _made)
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 
-QUICK = {"settle_s": 0.3, "give_up_s": 0.9, "poll_s": 0.05, "threads": 1, "disk_s": 0.2}
+QUICK = {"settle_s": 0.3, "give_up_s": 1.5, "poll_s": 0.05, "threads": 1, "disk_s": 0.2}
 
 
 def study(folder, *, number=7, echo_times_ms=(4.0, 9.0), prefix="", keep=None, **changes):
     """A made scan as classic DICOM files. keep: how many of them are written."""
     protocol = made.Protocol(shape=(12, 10, 6), echo_times_ms=echo_times_ms, number=number, **changes)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".aside" if folder.is_dir() else folder.with_name(f".{folder.name}"[:255])
+    aside.mkdir()
     for index, dataset in enumerate(made.classic(protocol)[:keep]):
-        paths.append(folder / f"{prefix}{index:04d}.dcm")
-        dataset.save_as(paths[-1], enforce_file_format=True)
-    return paths
+        dataset.save_as(aside / f"{prefix}{index:04d}.dcm", enforce_file_format=True)
+    names = sorted(path.name for path in aside.iterdir())
+    if aside.parent == folder:
+        for name in names:
+            os.rename(aside / name, folder / name)
+        aside.rmdir()
+    else:
+        os.rename(aside, folder)  # at once, however slow this machine is
+    return [folder / name for name in names]
 
 
 class FakeCore:
@@ -63,7 +71,7 @@ class FakeCore:
 
     def _answer(self, acquisition, future):
         if self.gate is not None:
-            self.gate.wait(20)
+            self.gate.wait(90)
         if self.fail:
             future.set_exception(ReconstructionError(self.fail))
             return
@@ -98,7 +106,7 @@ class Watching:
         lines = [json.loads(line) for line in self.text.getvalue().splitlines()]
         return [line for line in lines if name in (None, line["event"])]
 
-    def ended(self, where, count=1, limit_s=20.0):
+    def ended(self, where, count=1, limit_s=90.0):
         """Wait for so many studies in done or failed; their folders and records."""
 
         def there():
@@ -114,7 +122,7 @@ def claims(inbox, where):
     return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
-def until(true, limit_s=20.0, what=lambda: ""):
+def until(true, limit_s=90.0, what=lambda: ""):
     """Wait until something holds; fail where it does not in time."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:

@@ -23,6 +23,7 @@ from qsm_runtime.errors import InputError
 MIB = 2**20
 CONFIG_FILE_BYTES = 1024
 CHUNK = MIB  # of data read past
+SLAB, ALIGNED = 8 * MIB, 64  # pixels of many images lie in one block, which the system gets back as a whole
 
 
 class Id(IntEnum):
@@ -147,6 +148,7 @@ class Reader:
     def __init__(self, stream: Stream, limits: Limits | None = None) -> None:
         self._stream, self._limits = stream, limits or Limits()
         self._study_bytes = self._images = 0
+        self._slab = np.empty(0, np.uint8)
 
     def __iter__(self) -> Iterator[Message]:
         """Messages up to and with CLOSE. Raises ProtocolError, or Ended where CLOSE did not come."""
@@ -207,9 +209,17 @@ class Reader:
         if self._images > self._limits.images:
             raise ProtocolError(f"more than {self._limits.images} images: not one study")
         meta = self._exactly(length, "IMAGE Meta")
-        pixels = np.empty(shape, dtype)
-        self._fill(pixels.reshape(-1).view(np.uint8).data, "IMAGE pixels")
-        return Image(header, bytes(meta), pixels)
+        room = self._room(size)
+        self._fill(room.data, "IMAGE pixels")
+        return Image(header, bytes(meta), room.view(dtype).reshape(shape))
+
+    def _room(self, size: int) -> np.ndarray:
+        if size > SLAB:
+            return np.empty(size, np.uint8)
+        if size > self._slab.size:
+            self._slab = np.empty(SLAB, np.uint8)
+        room, self._slab = self._slab[:size], self._slab[-(-size // ALIGNED) * ALIGNED :]
+        return room
 
     def _exactly(self, count: int, what: str, *, between: bool = False) -> bytearray:
         data = bytearray(count)

@@ -106,17 +106,20 @@ HOSTILE = {
     "pixels": struct.pack("<HHHQI3H3fH", 1022, 1, 8, 0, 0, 65535, 65535, 65535, 1, 1, 1, 65535) + bytes(400),
     "no pixels": struct.pack("<HHHQI3H3fH", 1022, 1, 1, 0, 0, 0, 4, 1, 1, 1, 1, 1) + bytes(400),
     "data type": struct.pack("<HHHQI3H3fH", 1022, 1, 9, 0, 0, 4, 4, 1, 1, 1, 1, 1) + bytes(400),
-    "meta": struct.pack("<HHHQI3H3fH", 1022, 1, 1, 0, 0, 4, 4, 1, 1, 1, 1, 1) + bytes(154) + b"\xff" * 8 + bytes(99),
+    "meta": struct.pack("<HHHQI3H3fH", 1022, 1, 1, 0, 0, 4, 4, 1, 1, 1, 1, 1) + bytes(162) + b"\xff" * 8 + bytes(99),
     "readout": struct.pack("<H", 1008) + b"\xff" * 340 + bytes(99),
     "waveform": struct.pack("<H", 1026) + b"\xff" * 40 + bytes(99),
 }
+
+
+SAID = {"unknown id": "is unknown", "no pixels": "holds nothing", "data type": "none of 1 to 8"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_lengths_are_refused_before_anything_is_allocated(name):
     tracemalloc.start()
     try:
-        with pytest.raises(mrd.ProtocolError):
+        with pytest.raises(mrd.ProtocolError, match=SAID.get(name, "allowed")):
             messages(HOSTILE[name])
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:
