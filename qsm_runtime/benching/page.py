@@ -17,7 +17,7 @@ table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabu
 th, td { padding: .2rem .5rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top; }
 th { border-bottom: 2px solid #111; } .word { text-align: left; }
 tbody tr:nth-child(even) { background: #f5f5f5; }
-.long { min-width: 15rem; } .scroll { overflow-x: auto; }
+.long { min-width: 12rem; } .scroll { overflow-x: auto; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 svg { max-width: 100%; min-width: 34rem; height: auto; }
 .doubt { border-left: 4px solid #D55E00; padding: .3rem .8rem; background: #fdf3ec; }

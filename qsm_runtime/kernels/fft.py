@@ -94,7 +94,9 @@ class Plan:
         self.scale = 1.0 / (shape[0] * shape[1] * shape[2])
         self.real = self.new_real()
         self.spectrum = self.new_spectrum()
-        if not self._build(("FFTW_MEASURE", "FFTW_WISDOM_ONLY")):
+        known = ("FFTW_MEASURE", "FFTW_WISDOM_ONLY")
+        # another process may have planned this shape since: its plan, so that both give the same bits
+        if not self._build(known) and not (load_wisdom() and self._build(known)):
             start = time.perf_counter()
             self._build(("FFTW_MEASURE",))
             save_wisdom()

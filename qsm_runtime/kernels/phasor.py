@@ -88,13 +88,39 @@ def polynomial_trend(blocks: np.ndarray, start_rad: np.ndarray, order: int) -> n
     terms_used, weight, phasors = terms[used], weight[used], blocks.ravel()[used]
     target = start_rad.ravel()[used].astype(float)
     for _ in range(4):
-        weighted = terms_used * weight[:, None]
-        coefficients = np.linalg.lstsq(weighted.T @ terms_used, weighted.T @ target, rcond=1e-10)[0]
-        fitted = terms_used @ coefficients
+        coefficients = np.linalg.lstsq(*_normal_equations(terms_used, weight, target), rcond=1e-10)[0]
+        fitted = _sum_of_terms(terms_used, coefficients)
         off = np.angle(phasors * np.exp(-1j * fitted))
         target = fitted + off
         weight = np.abs(phasors) * (np.abs(off) < 1.0)
-    return (terms @ coefficients).reshape(blocks.shape)
+    return _sum_of_terms(terms, coefficients).reshape(blocks.shape)
+
+
+# loops of our own: what a BLAS gives depends on how many threads it found
+@njit(cache=True)
+def _normal_equations(terms, weight, target):
+    """A^T W A and A^T W y of float64 rows A, weights W and targets y."""
+    count, m = terms.shape
+    matrix, right = np.zeros((m, m)), np.zeros(m)
+    for i in range(count):
+        for j in range(m):
+            weighted = weight[i] * terms[i, j]
+            right[j] += weighted * target[i]
+            for k in range(j + 1):
+                matrix[j, k] += weighted * terms[i, k]
+    for j in range(m):
+        for k in range(j):
+            matrix[k, j] = matrix[j, k]
+    return matrix, right
+
+
+@njit(cache=True)
+def _sum_of_terms(terms, coefficients):
+    out = np.zeros(len(terms))
+    for i in range(len(terms)):
+        for j in range(len(coefficients)):
+            out[i] += terms[i, j] * coefficients[j]
+    return out
 
 
 @njit(parallel=True, cache=True)

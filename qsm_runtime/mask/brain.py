@@ -8,6 +8,7 @@
 """
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -19,6 +20,7 @@ from qsm_runtime.kernels.distance import distance_outside
 from qsm_runtime.kernels.morphology import dilate, erode, fill_holes, largest_component
 from qsm_runtime.kernels.signal import block_mean, exceeds
 from qsm_runtime.kernels.surface import enclosed, evolve, geodesic_sphere, walled_share
+from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.mask.quality import checked_quality, quality
 from qsm_runtime.mask.threshold import FAINT, combined_signal, eroded, signal_threshold
 
@@ -138,8 +140,10 @@ def _inside(drive: np.ndarray, voxel_mm: tuple[float, float, float], brightness:
 def _usual(coarse: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
     """Mean signal nearby inside the surface: a normalised Gaussian convolution, float32."""
     sigma = [BIAS_MM / v for v in voxel_mm]
-    weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=2.5)
-    return gaussian_filter(np.where(inside, coarse, np.float32(0)), sigma, truncate=2.5) / np.maximum(weight, 1e-6)
+    images = (np.where(inside, coarse, np.float32(0)), inside.astype(np.float32))
+    with ThreadPoolExecutor(get_threads()) as pool:
+        signal, weight = pool.map(lambda image: gaussian_filter(image, sigma, truncate=2.5), images)
+    return signal / np.maximum(weight, 1e-6)
 
 
 def _cut_bridges(
