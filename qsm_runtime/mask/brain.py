@@ -24,7 +24,7 @@ from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.mask.quality import checked_quality, quality
 from qsm_runtime.mask.threshold import FAINT, combined_signal, eroded, signal_threshold
 
-COARSE_MM = 2.0  # the surface's voxels: fine enough for a skull, 8 times fewer than at 1 mm
+COARSE_MM = 2.0  # about the surface's voxels, rather more than less: on finer ones it stops at sulci, and takes longer
 COMPRESSION = 0.6  # exponent of the magnitude that drives the surface: dark fluid is less of a wall than bone
 CLOSE_MM = 3.0  # gaps bridged when the head's middle is sought: sulci and vessels, not the skull
 DEEP_MM = 6.0  # how far inside the surface such gaps are closed: nearer to it they may part brain from scalp
@@ -69,7 +69,7 @@ def brain(
     combined = combined_signal(magnitude, grid)
     empty = signal_threshold(combined, 0.5 * fraction)
     straight = checked_quality(magnitude, phase_rad, combined > 0.5 * empty, min_quality)
-    x, y, z = (max(1, int(COARSE_MM / v + 0.3)) for v in grid.voxel_mm)
+    x, y, z = (max(1, int(COARSE_MM / v + 0.7)) for v in grid.voxel_mm)
     factor = (x, y, z)
     coarse_mm = (x * grid.voxel_mm[0], y * grid.voxel_mm[1], z * grid.voxel_mm[2])
     coarse = block_mean(combined, factor)
