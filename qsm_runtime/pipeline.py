@@ -19,6 +19,7 @@ from qsm_runtime.kernels.convolve import Box, box_of, convolve, embed
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import padded_shape, plan
 from qsm_runtime.kernels.sphere import six_neighbours
+from qsm_runtime.networks import choice
 from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.scan import Scan
@@ -87,6 +88,7 @@ def measure(
     runtime: Runtime | None = None,
 ) -> Measured:
     """A recipe as far as the total field: arguments and errors as for `reconstruct`."""
+    choice.of_recipe(recipe, runtime)  # a network that is not there is found out first
     run = Calls(recipe, progress)
     if scan.n_not_finite:
         run.warn(f"{scan.n_not_finite} voxels are not finite and were left out")

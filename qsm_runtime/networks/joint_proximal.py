@@ -34,6 +34,7 @@ ITERATIONS = 24  # of 1 mm
 PASSES = 2
 DATA_RIDGE = 0.1  # nu
 FREE_STEPS = 4  # of the sources outside
+LEAST_DEVIATION = 0.08  # sigma over s: a field without noise is not without error, and none was trained on
 START_SHARE = 0.6  # of the time
 Progress = Callable[[float], None] | None
 
@@ -83,6 +84,8 @@ def prepare(
 
     chi = finished(coarse_to_fine(full, (*COARSE_ITERATIONS, iterations), on, progress), mask, grid)
     deviation = deviation_ppm(noise, None if reliability is None else reliability[inner], inside)
+    least = LEAST_DEVIATION * float(np.abs(chi[full.mask]).mean(dtype=np.float64))
+    np.maximum(deviation, np.float32(least), out=deviation, where=inside)
     box = solver_box(full.mask, grid.voxel_mm)
     return Prepared(box, grid, found["local"], np.square(weight[inner]), found["kept2"], deviation, chi[inner], inside)
 
