@@ -65,7 +65,17 @@ def export(net: nn.Module, path: Path, card: Card, traced: Sizes) -> None:
                 net, example, str(path), dynamo=True, opset_version=OPSET, dynamic_shapes=shapes,
                 external_data=False, verbose=False, **names,
             )  # fmt: skip
+    forget_places(path)
     flush(path)
+
+
+def forget_places(path: Path) -> None:
+    """Takes out what the exporter noted of source files and stack traces: paths of the machine it ran on."""
+    model = onnx.load(path)
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        node.doc_string = ""
+        del node.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _spatial(axes: str) -> dict[int, str]:

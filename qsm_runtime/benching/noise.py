@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 LEAST_SHARE = 0.01  # nothing here is known better than to a percent
+MUCH_DRIFT = 0.15
 MAD_TO_SIGMA, MEDIAN_SE = 1.4826, 1.2533  # of a normal distribution
 
 
@@ -26,13 +27,26 @@ def uncertainty_s(runs: Sequence[Sequence[float]]) -> float:
     return max(float(np.hypot(alone, between)), LEAST_SHARE * median)
 
 
+def drift(record: Mapping[str, Any]) -> float:
+    """Share by which the machine's own pace moved during a run: one FFT plan timed before it and after it.
+
+    Neighbours on the same host are seen in no count of this machine, but they take its cache and its memory bandwidth.
+    """
+    pairs = (record.get("yardstick") or {}).get("fft_pair_s") or []
+    half = len(pairs) // 2
+    if half < 3:
+        return 0.0
+    before, after = float(np.median(pairs[:half])), float(np.median(pairs[half:]))
+    return max(before, after) / max(min(before, after), 1e-12) - 1
+
+
 def doubt(record: Mapping[str, Any]) -> float:
-    """Share by which a record's median may be off: its own uncertainty, and the load that was seen beside it."""
+    """Share by which a record's median may be off: its own uncertainty, the load seen beside it, the pace's drift."""
     time, load = record["time"], record.get("load") or {}
     median = max(time["median_s"], 1e-9)
     own = time.get("uncertainty_s", max(time["p75_s"] - time["p25_s"], LEAST_SHARE * median)) / median
     others = (load.get("steal_share") or 0.0) + (load.get("others_share") or 0.0)
-    return float(np.hypot(own, others if load.get("noisy") else 0.0))
+    return float(np.linalg.norm([own, others if load.get("noisy") else 0.0, drift(record)]))
 
 
 def quality(record: Mapping[str, Any]) -> str:
@@ -51,6 +65,8 @@ def quality(record: Mapping[str, Any]) -> str:
     if median and time.get("uncertainty_s", 0) > 0.1 * median:
         share = 100 * time["uncertainty_s"] / median
         said.append(f"runs differ (median known to {share:.0f} %): more --repeats, or fix the CPU's clock")
+    if drift(record) > MUCH_DRIFT:
+        said.append(f"the machine's own pace moved by {100 * drift(record):.0f} % meanwhile: run again in another hour")
     if record.get("thermal", {}).get("throttled"):
         said.append("the CPU was throttled for heat or power: cool it, or raise its limits")
     if (record.get("environment", {}).get("power") or {}).get("on_battery"):

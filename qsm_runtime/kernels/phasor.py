@@ -88,7 +88,8 @@ def polynomial_trend(blocks: np.ndarray, start_rad: np.ndarray, order: int) -> n
     terms_used, weight, phasors = terms[used], weight[used], blocks.ravel()[used]
     target = start_rad.ravel()[used].astype(float)
     for _ in range(4):
-        coefficients = np.linalg.lstsq(*_normal_equations(terms_used, weight, target), rcond=1e-10)[0]
+        matrix, right = _normal_equations(terms_used, weight, target)
+        coefficients = np.linalg.lstsq(matrix, right, rcond=1e-10)[0]
         fitted = _sum_of_terms(terms_used, coefficients)
         off = np.angle(phasors * np.exp(-1j * fitted))
         target = fitted + off

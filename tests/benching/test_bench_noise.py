@@ -78,3 +78,13 @@ def test_records_of_processes_are_merged_with_every_raw_time():
     assert record["time"]["by_process_s"] == [[1.0, 1.1], [1.3]]
     assert record["time"]["harness_share"] < 0.02
     assert record["load"]["noisy"]
+
+
+def test_a_machine_whose_pace_moved_is_doubted_and_said_so():
+    steady = {"yardstick": {"fft_pair_s": [0.010, 0.0101, 0.0099] * 4}}
+    moved = {"yardstick": {"fft_pair_s": [0.010, 0.0101, 0.0099] * 2 + [0.014, 0.0139, 0.0141] * 2}}
+    time = {"time": {"median_s": 2.0, "uncertainty_s": 0.04, "p25_s": 1.98, "p75_s": 2.02}}
+    assert noise.doubt(steady | time) == pytest.approx(0.02)
+    assert noise.doubt(moved | time) == pytest.approx(0.4, abs=0.01)
+    assert "pace moved by 40 %" in noise.quality(moved | time)
+    assert noise.quality(steady | time) == ""
