@@ -12,7 +12,10 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyfftw
@@ -20,6 +23,12 @@ from platformdirs import user_cache_path
 
 from qsm_runtime.kernels import memory  # noqa: F401
 from qsm_runtime.kernels.threads import get_threads
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may plan one shape each for itself
+    fcntl = None
 
 MAX_PLANS = 4  # a thread; each holds two work arrays
 _plans = threading.local()
@@ -79,6 +88,22 @@ def save_wisdom() -> bool:
     return True
 
 
+@contextmanager
+def _planner() -> Iterator[None]:
+    """Only one process of this host plans at a time, where the cache can be written."""
+    path = wisdom_path().with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("ab")
+    except OSError:
+        yield
+        return
+    with lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class Plan:
     """Forward and inverse real transform of one 3-D shape.
 
@@ -95,13 +120,16 @@ class Plan:
         self.real = self.new_real()
         self.spectrum = self.new_spectrum()
         known = ("FFTW_MEASURE", "FFTW_WISDOM_ONLY")
-        # another process may have planned this shape since: its plan, so that both give the same bits
-        if not self._build(known) and not (load_wisdom() and self._build(known)):
-            start = time.perf_counter()
-            self._build(("FFTW_MEASURE",))
-            save_wisdom()
-            global planning_seconds
-            planning_seconds += time.perf_counter() - start
+        if self._build(known):
+            return
+        # one process plans a shape and the others take its plan: another plan would round otherwise
+        with _planner():
+            if not (load_wisdom() and self._build(known)):
+                start = time.perf_counter()
+                self._build(("FFTW_MEASURE",))
+                save_wisdom()
+                global planning_seconds
+                planning_seconds += time.perf_counter() - start
 
     def _build(self, flags: tuple[str, ...]) -> bool:
         """Plan both ways; False where `flags` ask for wisdom that there is none of."""

@@ -1,5 +1,8 @@
 """The FFT layer against numpy in float64, its plan cache, and the wisdom it keeps on disk."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -137,7 +140,7 @@ def test_wisdom_is_kept_and_read(scratch):
     path = fft.wisdom_path()
     assert path.parent == scratch
     assert path.stat().st_size > 0
-    assert list(scratch.iterdir()) == [path]  # no temporary file is left
+    assert sorted(scratch.iterdir()) == [path.with_suffix(".lock"), path]  # no temporary file is left
     pyfftw.forget_wisdom()
     fft.release()
     assert fft.load_wisdom()
@@ -164,6 +167,21 @@ def test_planning_keeps_wisdom_that_another_process_added(scratch):
     fft.plan((10, 12, 18))
     fft.plan((10, 12, 20))
     assert fft.wisdom_path().stat().st_mtime_ns == stamp
+
+
+def test_processes_that_plan_one_shape_at_once_take_one_plan(tmp_path):
+    script = (
+        "import sys, pyfftw; from qsm_runtime.kernels import fft; fft.plan((60, 63, 64)); "
+        "print(fft.planning_seconds > 0, hash(pyfftw.export_wisdom()[1]))"
+    )
+    environment = {**os.environ, "QSM_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert sorted(planned for planned, _ in said) == ["False", "False", "True"]
+    assert len({wisdom for _, wisdom in said}) == 1
 
 
 @pytest.mark.parametrize("text", [b"", b"no wisdom", b"\xff\x00" * 100])

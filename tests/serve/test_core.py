@@ -12,6 +12,7 @@ import pytest
 from core_kit import (
     GRID,
     PATIENCE_S,
+    PLANS,
     THREADS,
     ColdCore,
     Log,
@@ -65,12 +66,13 @@ def test_what_a_shape_takes_is_known_before_the_first_study(core) -> None:
         assert min(seconds.values()) >= 0
 
 
-def test_what_the_scan_lacks_and_the_user_gives_arrives(core) -> None:
+def test_what_the_scan_lacks_and_the_user_gives_arrives(core, monkeypatch) -> None:
     phase_rad = head().scan.phase_rad.copy()
     phase_rad[2, 20:23, 20:23, 20] = np.nan
     scan = replace(head().scan, phase_rad=phase_rad)
     mask = head().truth.mask
     answer = core.submit(acquisition_of(scan, mask), "a2").result(PATIENCE_S)
+    monkeypatch.setenv("QSM_CACHE_DIR", os.environ[PLANS])  # the mask's box is new: the worker's plan of it
     wanted = reconstruct(scan, load_recipe("default"), mask=mask)
     assert_same(answer.result, wanted)
     assert answer.result.warnings == wanted.warnings
