@@ -4,19 +4,16 @@ A simulated head is written as Siemens DICOM (magnitude and phase, a slice of an
 to `qsm serve dicom` in a process of its own, and the map received by dcmtk's storescp; one study after another, each
 with UIDs of its own. "In" is when the node has stored the last object, "out" when storescp has written the last one.
 
-    python -m benchmarks.scanner_dicom --studies 20 -o benchmarks/results/scanner_dicom.jsonl
+    python -m benchmarks.scanner_dicom --studies 20 -o benchmarks/results/scanner.jsonl
 """
 
 import argparse
-import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,29 +23,19 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from benchmarks.inputs import grid_of
+from benchmarks.scanner import LIMIT_S, SAMPLE_S, Server, arguments, head, measure
 from qsm_runtime import bench
-from qsm_runtime.phantom import simulate_head
 from qsm_runtime.scan import Scan
 
 CLASSIC_MR = "1.2.840.10008.5.1.4.1.1.4"
-LIMIT_S = 180.0
-SAMPLE_S = 0.2
-READY_S = 600.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and append one record for each study and one for all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="160,192,128@1.2", help="of the head: NX,NY,NZ@V")
-    parser.add_argument("--echoes", type=int, default=4)
-    parser.add_argument("--recipe", default="default")
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--studies", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--settle-s", type=float, default=2.0)
     parser.add_argument("--fsync", default="soon", choices=["always", "soon", "never"])
     parser.add_argument("--order", default="echoes", choices=["echoes", "slices"], help="in which slices are sent")
-    parser.add_argument("--output", "-o", type=Path, default=None, help="JSON lines; standard output without")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for the spool")
     given = parser.parse_args(argv)
     for program in ("storescu", "storescp"):
@@ -59,57 +46,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(given: argparse.Namespace, scratch: Path) -> int:
-    grid = grid_of(given.size)
-    times_s = tuple(0.004 + 0.006 * i for i in range(given.echoes))
-    scan = simulate_head(grid, echo_times_s=times_s, oversample=1).scan
+    scan = head(given)
+    grid = scan.grid
     datasets = list(planes(scan, grid.voxel_mm, given.order))
     case = {
         "front_end": "dicom", "shape": list(grid.shape), "echoes": given.echoes, "objects": len(datasets),
         "recipe": given.recipe, "threads": given.threads, "settle_s": given.settle_s, "fsync": given.fsync,
         "order": given.order,
     }  # fmt: skip
-    environment, start, records = bench.environment(), bench.Ticks.now(), []
-    archive, node = Archive(scratch / "archive"), None
+    archive = Archive(scratch / "archive")
     try:
         node = Node(scratch, given, archive.port, grid.shape)
-        for number in range(1, given.studies + 1):
-            paths = write_study(datasets, scratch / "study")
-            record = one_study(node, archive, paths, grid.shape[2])
-            record = {"kind": "scanner", "case": {**case, "study": number}, **record, "environment": environment}
-            records.append(record)
-            report(given.output, record)
-            if record["status"] != "ok":
-                break
-        peak = node.memory.peak_mib
+        try:
+            return measure(
+                given,
+                case,
+                node,
+                lambda: one_study(node, archive, write_study(datasets, scratch / "study"), grid.shape[2]),
+            )
+        finally:
+            node.stop()
     finally:
-        for one in (node, archive):
-            if one is not None:
-                one.stop()
-    good = [one for one in records if one["status"] == "ok"]
-    if good:
-        latency = [one["time"]["last_in_to_last_out_s"] for one in good]
-        whole = {
-            "kind": "scanner",
-            "case": {**case, "study": "all"},
-            "status": "ok",
-            "time": {"warm_s": latency, **bench.summary(latency)},
-            "receive_per_s": [one["receive"]["per_s"] for one in good],
-            "overlapped_s": [one["time"]["overlapped_s"] for one in good],
-            "memory": {"peak_mib": peak, "after_mib": [one["memory"]["after_mib"] for one in good]},
-            "load": bench.load_between(start, bench.Ticks.now()),
-            "environment": environment,
-        }
-        report(given.output, whole)
-    return int(len(good) < given.studies)
-
-
-def report(path: Path | None, record: dict[str, Any]) -> None:
-    if path is None:
-        print(json.dumps({"schema": bench.SCHEMA, **record}, default=float), flush=True)
-        return
-    bench.append(path, record)
-    brief = record.get("time", record)
-    print(json.dumps({"study": record["case"]["study"], **brief}, default=float), flush=True)
+        archive.stop()
 
 
 def planes(scan: Scan, voxel_mm: tuple[float, float, float], order: str) -> Iterator[Dataset]:
@@ -179,7 +137,7 @@ def one_study(node: "Node", archive: "Archive", paths: list[Path], expected: int
     end = time.monotonic() + LIMIT_S
     while len(archive.names() - seen) < expected or len(node.events("answer.sent")) < node.studies + 1:
         if time.monotonic() > end or node.process.poll() is not None:
-            return {"status": "over_budget", "error": f"no map after {LIMIT_S:g} s", "log": node.log_text()[-800:]}
+            return {"status": "over_budget", "error": f"no map after {LIMIT_S:g} s", "log": node.log.read_text()[-800:]}
         time.sleep(0.01)
     node.studies += 1
     answered, received = node.events("scan.answered")[-1], node.events("association.ended")[-1]
@@ -212,52 +170,15 @@ def one_study(node: "Node", archive: "Archive", paths: list[Path], expected: int
     }
 
 
-class Node:
-    """`qsm serve dicom` in a process of its own, warm."""
+class Node(Server):
+    """`qsm serve dicom`, with what it received and made."""
 
     def __init__(self, scratch: Path, given: argparse.Namespace, archive: int, shape: tuple[int, ...]) -> None:
-        self.spool, self.log, self.studies = scratch / "spool", scratch / "node.log", 0
-        command = [
-            sys.executable, "-m", "qsm_runtime.cli", "serve", "dicom", "--spool", str(self.spool), "--port", "0",
-            "--to", f"ARCHIVE@127.0.0.1:{archive}", "--recipe", given.recipe, "--settle-s", str(given.settle_s),
-            "--fsync", given.fsync, "--log", str(self.log), "--shape", ",".join(map(str, shape)), "--json",
-        ]  # fmt: skip
-        if given.threads:
-            command += ["--threads", str(given.threads)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=self._drain, daemon=True).start()
-        killer = threading.Timer(READY_S, self.process.kill)
-        killer.start()
-        text = ""
-        while line := (self.process.stdout or sys.stdin).readline():
-            text += line
-            if line.rstrip() == "}":
-                break
-        killer.cancel()
-        if not text:
-            raise SystemExit(f"the node did not start: {self._said[-2000:]}")
-        self.port = int(json.loads(text)["front_ends"]["dicom"]["where"].rsplit(":", 1)[1])
-        self.memory = Memory(self.process.pid)
-
-    _said = ""
-
-    def _drain(self) -> None:
-        for line in self.process.stderr or ():
-            self._said += line
-
-    def log_text(self) -> str:
-        return self.log.read_text()
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [line for text in self.log_text().splitlines() if (line := json.loads(text))["event"] == name]
-
-    def stop(self) -> None:
-        self.memory.stop()
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        self.spool, self.studies = scratch / "spool", 0
+        super().__init__(
+            "dicom", scratch, given, shape, "--spool", str(self.spool), "--to", f"ARCHIVE@127.0.0.1:{archive}",
+            "--settle-s", str(given.settle_s), "--fsync", given.fsync,
+        )  # fmt: skip
 
 
 class Archive:
@@ -278,44 +199,6 @@ class Archive:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-
-
-class Memory:
-    """Proportional memory (each shared page once) of a process and its children, now and at most."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid, self.now_mib, self.peak_mib = pid, 0.0, 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
-            self.now_mib = round(sum(map(_pss_mib, _family(self.pid))), 1)
-            self.peak_mib = max(self.peak_mib, self.now_mib)
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for one in found:
-        try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found
-
-
-def _pss_mib(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ a process of its own, one study after another; the images are encoded before the
 slice has been given to the connection, "out" when the last slice of the map has been read from it, on the client's
 side; the originals, which come back before the map, are read too.
 
-    python -m benchmarks.scanner_mrd --studies 20 -o benchmarks/results/scanner_mrd.jsonl
+    python -m benchmarks.scanner_mrd --studies 20 -o benchmarks/results/scanner.jsonl
     python -m benchmarks.scanner_mrd --arrival-s 20      # slices spread over so long, as from a running scan
 """
 
 import argparse
 import io
 import json
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inputs import grid_of
-from benchmarks.scanner_dicom import SAMPLE_S, Memory, report
+from benchmarks.scanner import LIMIT_S, SAMPLE_S, Server, arguments, head, measure
 from qsm_runtime import bench
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.mrd import protocol as mrd
@@ -31,32 +28,24 @@ from qsm_runtime.io.mrd import writer
 from qsm_runtime.io.mrd.client import Outgoing
 from qsm_runtime.io.mrd.described import meta_of
 from qsm_runtime.io.mrd.streams import PipeStream, SocketStream
-from qsm_runtime.phantom import simulate_head
 from qsm_runtime.simulated import placement_of
 
-LIMIT_S, READY_S, LAST_LOOK_S = 180.0, 600.0, 3 * SAMPLE_S
+LAST_LOOK_S = 3 * SAMPLE_S
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and append one record for each study and one for all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="160,192,128@1.2", help="of the head: NX,NY,NZ@V")
-    parser.add_argument("--echoes", type=int, default=4)
-    parser.add_argument("--recipe", default="default")
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--studies", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--arrival-s", type=float, default=0.0, help="over which slices are spread; 0: at once")
     parser.add_argument("--data-type", default="uint16", choices=["uint16", "int16", "float32"], help="of the map")
-    parser.add_argument("--output", "-o", type=Path, default=None, help="JSON lines; standard output without")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="qsm-mrd-") as scratch:
         return run(given, Path(scratch))
 
 
 def run(given: argparse.Namespace, scratch: Path) -> int:
-    grid = grid_of(given.size)
-    times_s = tuple(0.004 + 0.006 * i for i in range(given.echoes))
-    scan = simulate_head(grid, echo_times_s=times_s, oversample=1).scan
+    scan = head(given)
+    grid = scan.grid
     outgoing = Outgoing(Acquisition(scan, placement_of(grid), "head", (), "", 1, "", ""), "uint16")
     messages = encoded(outgoing, given.data_type)
     images = len(messages) - 2
@@ -64,36 +53,11 @@ def run(given: argparse.Namespace, scratch: Path) -> int:
         "front_end": "mrd", "shape": list(grid.shape), "echoes": given.echoes, "objects": images,
         "recipe": given.recipe, "threads": given.threads, "arrival_s": given.arrival_s, "data_type": given.data_type,
     }  # fmt: skip
-    environment, start, records = bench.environment(), bench.Ticks.now(), []
-    server = Server(scratch, given, grid.shape)
+    server = Server("mrd", scratch, given, grid.shape)
     try:
-        for number in range(1, given.studies + 1):
-            record = one_study(server, messages, grid.shape[2], given.arrival_s)
-            record = {"kind": "scanner", "case": {**case, "study": number}, **record, "environment": environment}
-            records.append(record)
-            report(given.output, record)
-            if record["status"] != "ok":
-                break
-        peak = server.memory.peak_mib
+        return measure(given, case, server, lambda: one_study(server, messages, grid.shape[2], given.arrival_s))
     finally:
         server.stop()
-    good = [one for one in records if one["status"] == "ok"]
-    if good:
-        latency = [one["time"]["last_in_to_last_out_s"] for one in good]
-        whole = {
-            "kind": "scanner",
-            "case": {**case, "study": "all"},
-            "status": "ok",
-            "time": {"warm_s": latency, **bench.summary(latency)},
-            "receive_per_s": [one["receive"]["per_s"] for one in good],
-            "receive_mib_per_s": [one["receive"]["mib_per_s"] for one in good],
-            "overlapped_s": [one["time"]["overlapped_s"] for one in good],
-            "memory": {"peak_mib": peak, "after_mib": [one["memory"]["after_mib"] for one in good]},
-            "load": bench.load_between(start, bench.Ticks.now()),
-            "environment": environment,
-        }
-        report(given.output, whole)
-    return int(len(good) < given.studies)
 
 
 def encoded(outgoing: Outgoing, data_type: str) -> list[bytes]:
@@ -110,7 +74,7 @@ def encoded(outgoing: Outgoing, data_type: str) -> list[bytes]:
     return [begin, *(piece(writer.write_image, image) for image in outgoing.images()), piece(writer.write_close)]
 
 
-def one_study(server: "Server", messages: list[bytes], slices: int, arrival_s: float) -> dict[str, Any]:
+def one_study(server: Server, messages: list[bytes], slices: int, arrival_s: float) -> dict[str, Any]:
     """Send a study, read the answer meanwhile, and say when what was where."""
     before = bench.Ticks.now()
     last_in: list[float] = []
@@ -179,47 +143,6 @@ def one_study(server: "Server", messages: list[bytes], slices: int, arrival_s: f
         },
         "load": bench.load_between(before, bench.Ticks.now()),
     }
-
-
-class Server:
-    """`qsm serve mrd` in a process of its own, warm."""
-
-    def __init__(self, scratch: Path, given: argparse.Namespace, shape: tuple[int, ...]) -> None:
-        self.log = scratch / "server.log"
-        self._said = (scratch / "said").open("w")
-        command = [
-            sys.executable, "-m", "qsm_runtime.cli", "serve", "mrd", "--port", "0", "--recipe", given.recipe,
-            "--log", str(self.log), "--shape", ",".join(map(str, shape)), "--json",
-        ]  # fmt: skip
-        if given.threads:
-            command += ["--threads", str(given.threads)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._said, text=True)
-        killer = threading.Timer(READY_S, self.process.kill)
-        killer.start()
-        text = ""
-        for line in self.process.stdout or ():
-            text += line
-            if line.rstrip() == "}":
-                break
-        killer.cancel()
-        if '"front_ends"' not in text:
-            raise SystemExit(f"the server did not start: {(scratch / 'said').read_text()[-2000:]}")
-        self.port = int(json.loads(text)["front_ends"]["mrd"]["where"].rsplit(":", 1)[1])
-        self.memory = Memory(self.process.pid)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(text) for text in self.log.read_text().splitlines()]
-        return [line for line in lines if line["event"] == name]
-
-    def stop(self) -> None:
-        self.memory.stop()
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._said.close()
 
 
 if __name__ == "__main__":
