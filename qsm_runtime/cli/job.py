@@ -15,8 +15,8 @@ from qsm_runtime.cli.formats import check_dicom, write_dicom
 from qsm_runtime.cli.progress import Progress
 from qsm_runtime.errors import UsageError
 from qsm_runtime.io.atomic import check_writable
-from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.networks.runtime import Runtime
+from qsm_runtime.provenance import sidecar_fields
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.report.picture import overview
 
@@ -154,24 +154,10 @@ def _said(recipe: Recipe) -> str:
 
 def _record(job: Job, acquisition: io.Acquisition, result: pipeline.Result) -> dict[str, Any]:
     """Fields for the sidecars."""
-    made = dict(result.record)
-    recipe, reference = made["recipe"], made["reference"]
-    options = {stage: values for stage, values in recipe.items() if isinstance(values, dict)}
+    fields = sidecar_fields(result)
+    fields["SoftwareVersions"] = software_versions()
     if acquisition.mask is not None:  # the last file read
-        options["mask"] = {"method": "user", "file": acquisition.source_paths[-1].name}
-    return {
-        "EstimationAlgorithm": ", ".join(f"{stage} {values['method']}" for stage, values in options.items()),
-        "Recipe": recipe["name"],
-        "Options": options,
-        "ChosenParameters": made["chosen"],
-        "SoftwareVersions": software_versions(),
-        "Threads": get_threads(),
-        "SecondsPerStage": made["seconds"],
-        "MaskVoxels": int(np.count_nonzero(result.brain_mask)),
-        "Warnings": list(result.warnings),
-        "chi": {
-            "ReferenceRegion": reference["region"] if job.region is None else f"region {job.region.name}",
-            "ReferenceValue": reference["value_ppm"],
-            "ReferenceVoxels": reference["voxels"],
-        },
-    }
+        fields["Options"]["mask"] = {"method": "user", "file": acquisition.source_paths[-1].name}
+    if job.region is not None:
+        fields["chi"]["ReferenceRegion"] = f"region {job.region.name}"
+    return fields

@@ -73,9 +73,7 @@ def mrd(
         raise UsageError(f"--port takes 0 (any free one) to 65535, got {port}")
     if not 1 <= clients <= 1000:
         raise UsageError(f"--clients takes 1 to 1000, got {clients}")
-    for name, value in (("--idle-s", idle_s), ("--stall-s", stall_s), ("--answer-s", answer_s)):
-        if not 0 < value < 1e6:
-            raise UsageError(f"{name} takes seconds above 0, got {value:g}")
+    common.check_seconds(idle_s=idle_s, stall_s=stall_s, answer_s=answer_s)
     if not 0 < study_gib <= LARGEST_GIB:
         raise UsageError(f"--study-gib takes more than 0 and up to {LARGEST_GIB}, got {study_gib:g}")
     pipes: list[MrdPipe] = []

@@ -16,7 +16,7 @@ from qsm_runtime.errors import UsageError
 
 __all__ = [
     "AsJson", "Cheaper", "Deadline", "Device", "Drain", "Health", "LogFile", "Models", "Precision", "Queue", "Quiet",
-    "Recipe", "Shape", "Shared", "Threads", "readiness", "serve", "shared",
+    "Recipe", "Shape", "Shared", "Threads", "check_seconds", "readiness", "serve", "shared",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ def shared(
         recipe, cheaper, deadline_s, threads, queue, shapes, device, precision, tuple(models or ()), health, log,
         drain_s, quiet, as_json,
     )  # fmt: skip
+
+
+def check_seconds(**by_option: float) -> None:
+    """Raises UsageError for times that are not above 0; `idle_s` is the option --idle-s."""
+    for name, value in by_option.items():
+        if not 0 < value < 1e6:
+            raise UsageError(f"--{name.replace('_', '-')} takes seconds above 0, got {value:g}")
 
 
 def serve(chosen: Shared, build: "Callable[[Core, StudyLog], Sequence[FrontEnd]]") -> int:

@@ -58,9 +58,7 @@ def watch(
         raise UsageError("no output: give a folder with --out")
     if form not in FORMATS:
         raise UsageError(f"--format takes one of {', '.join(FORMATS)}, got {form!r}")
-    for name, value in (("--settle-s", settle_s), ("--give-up-s", give_up_s), ("--poll-s", poll_s)):
-        if not 0 < value < 1e6:
-            raise UsageError(f"{name} takes seconds above 0, got {value:g}")
+    common.check_seconds(settle_s=settle_s, give_up_s=give_up_s, poll_s=poll_s)
     if give_up_s < settle_s:
         raise UsageError(f"--give-up-s {give_up_s:g} is shorter than --settle-s {settle_s:g}; make it longer")
 

@@ -2,19 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from qsm_runtime import io
 from qsm_runtime.errors import OutputError, QsmError
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.dicom.write import derived_series, template_of, write_series
 from qsm_runtime.io.found import Found
+from qsm_runtime.provenance import sidecar_fields
 from qsm_runtime.serve.core import Answer, Busy
 from qsm_runtime.serve.log import StudyLog
 
@@ -116,7 +115,7 @@ def write(part: Path, acquisition: Acquisition, answer: Answer, rules: Rules) ->
     maps = {"chi": result.chi_ppm, "mask": result.mask}
     written: list[Path] = []
     if rules.form in ("nifti", "both"):
-        fields = sidecar_fields(answer)
+        fields = {**sidecar_fields(result), "Recipe": answer.recipe, "DeadlinePassed": answer.late}
         files = io.write_maps(part, acquisition, maps, fields, overwrite=True, threads=rules.threads)
         written += files.values()
     if rules.form == "dicom" or (rules.form == "both" and acquisition.dicom is not None):
@@ -127,27 +126,3 @@ def write(part: Path, acquisition: Acquisition, answer: Answer, rules: Rules) ->
         folder = part / f"{acquisition.name}_dicom"
         written += write_series(folder, series, overwrite=True).values()
     return written
-
-
-def sidecar_fields(answer: Answer) -> dict[str, Any]:
-    """What the sidecars say of how the maps were made."""
-    result = answer.result
-    made = result.record
-    recipe, reference = made["recipe"], made["reference"]
-    options = {stage: values for stage, values in recipe.items() if isinstance(values, Mapping)}
-    return {
-        "EstimationAlgorithm": ", ".join(f"{stage} {values['method']}" for stage, values in options.items()),
-        "Recipe": answer.recipe,
-        "DeadlinePassed": answer.late,
-        "Options": options,
-        "ChosenParameters": made["chosen"],
-        "Threads": made["threads"],
-        "SecondsPerStage": made["seconds"],
-        "MaskVoxels": int(np.count_nonzero(result.brain_mask)),
-        "Warnings": list(result.warnings),
-        "chi": {
-            "ReferenceRegion": reference["region"],
-            "ReferenceValue": reference["value_ppm"],
-            "ReferenceVoxels": reference["voxels"],
-        },
-    }
