@@ -49,6 +49,10 @@ WORDS = {
     "max_error_ppm": "max error ppm",
     "value_ppm": "value ppm",
 }
+COLUMNS = 2
+BESIDE: dict[str, Any] = {  # a legend that covers no curve or point
+    "fontsize": 8, "title_fontsize": 8, "frameon": False, "loc": "center left", "bbox_to_anchor": (1.0, 0.5),
+}  # fmt: skip
 DEFAULT_MEASURE = ("xsim", "XSIM, valid mask", False)
 Records = list[dict[str, Any]]
 
@@ -147,9 +151,9 @@ def scatter(records: Records, path: Path, title: str) -> None:
     for r in records:
         if r["status"] == "ok" and r["case"]["stage"] != "reference" and r["case"]["method"] != "none":
             panels[r["case"]["stage"]].append(r)
-    columns = min(len(panels), 3)
+    columns = min(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 4 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (stage, found) in zip(axes.flat, panels.items(), strict=False):
@@ -167,7 +171,7 @@ def scatter(records: Records, path: Path, title: str) -> None:
             axis.set_yscale("log")
             axis.invert_yaxis()
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7, ncols=2, framealpha=0.7)
+        axis.legend(**BESIDE)
     figure.suptitle(f"{title} (up and left is better)")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -175,9 +179,9 @@ def scatter(records: Records, path: Path, title: str) -> None:
 
 def growth_plot(found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]], path: Path) -> None:
     panels = list(dict.fromkeys(stage for stage, _ in found))
-    columns = min(len(panels), 3)
+    columns = min(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 4 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, stage in zip(axes.flat, panels, strict=False):
@@ -186,7 +190,7 @@ def growth_plot(found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float
             axis.loglog(voxels / 1e6, seconds, label=f"{name}: {power:.2f}", **style)
         axis.set(title=stage.replace("_", " "), xlabel="volume / million voxels", ylabel="time / s")
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7, ncols=2, framealpha=0.7, title="exponent of time ∝ voxels^p", title_fontsize=7)
+        axis.legend(title="p of time ∝ voxels^p", **BESIDE)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

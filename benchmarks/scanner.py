@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.inputs import grid_of
 from qsm_runtime import bench
+from qsm_runtime.benching.processes import family
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.scan import Scan
 
@@ -84,7 +85,7 @@ def measure(
     given: argparse.Namespace, case: Mapping[str, Any], server: Server, study: Callable[[], dict[str, Any]]
 ) -> int:
     """Send `given.studies` by `study`, append a record for each and one for all; 1 where one of them failed."""
-    environment, start, good = bench.environment(), bench.Ticks.now(), []
+    environment, start, good = bench.environment(), bench.Ticks.with_children(), []
     for number in range(1, given.studies + 1):
         record = {"kind": "scanner", "case": {**case, "study": number}, **study(), "environment": environment}
         report(given.output, record)
@@ -105,7 +106,7 @@ def measure(
                 "peak_mib": server.memory.peak_mib,
                 "after_mib": [one["memory"]["after_mib"] for one in good],
             },
-            "load": bench.load_between(start, bench.Ticks.now()),
+            "load": bench.load_between(start, bench.Ticks.with_children()),
             "environment": environment,
         }
         report(given.output, whole)
@@ -137,19 +138,8 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self.now_mib = round(sum(map(_pss_mib, _family(self.pid))), 1)
+            self.now_mib = round(sum(map(_pss_mib, family(self.pid))), 1)
             self.peak_mib = max(self.peak_mib, self.now_mib)
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for one in found:
-        try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found
 
 
 def _pss_mib(pid: int) -> float:

@@ -76,7 +76,7 @@ def encoded(outgoing: Outgoing, data_type: str) -> list[bytes]:
 
 def one_study(server: Server, messages: list[bytes], slices: int, arrival_s: float) -> dict[str, Any]:
     """Send a study, read the answer meanwhile, and say when what was where."""
-    before = bench.Ticks.now()
+    before = bench.Ticks.with_children()
     last_in: list[float] = []
     failed: list[OSError] = []
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as connection:
@@ -141,7 +141,7 @@ def one_study(server: Server, messages: list[bytes], slices: int, arrival_s: flo
             "peak_mib": server.memory.peak_mib,
             "worker": reconstructed.get("peak_mib"),
         },
-        "load": bench.load_between(before, bench.Ticks.now()),
+        "load": bench.load_between(before, bench.Ticks.with_children()),
     }
 
 

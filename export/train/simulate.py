@@ -21,6 +21,8 @@ TIMES_S = {1.5: (0.010, 0.024, 0.038, 0.052), 3.0: (0.005, 0.012, 0.019, 0.026),
 MOST_NOISE_PPM = 0.3
 DEPHASING = 0.1
 SAMPLED_SHARE = 0.2  # of the samples whose field is that of the sampled dipole
+CLEAN_SHARE = 0.35  # of the samples without noise
+PEAK_SNR = (20.0, 1500.0)
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,11 @@ def sample(rng: np.random.Generator, scene: Scene) -> Sample | None:
     truth = np.where(scene.mask, block_mean(scene.chi_ppm, (FACTOR,) * 3), 0).astype(np.float32)
     if rng.random() < SAMPLED_SHARE:
         local = sampled_field(truth, grid)
-    snr = float(np.exp(rng.uniform(np.log(20), np.log(300))))
+    snr = float(np.exp(rng.uniform(*np.log(PEAK_SNR))))
     deviation = deviation_ppm(rng, scene, field, local, snr)
     reliability = np.where(scene.mask & (deviation < 1), 1 / deviation, 0).astype(np.float32)
     noisy = local.copy()
-    clean = rng.random() < 0.15
+    clean = rng.random() < CLEAN_SHARE
     if not clean:
         noisy += np.minimum(deviation, MOST_NOISE_PPM) * rng.standard_normal(grid.shape, np.float32)
     spread = float(local[scene.mask].std())

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.train import scenes
-from export.train.simulate import MOST_NOISE_PPM, TIMES_S, Sample, deviation_ppm, random_b0
+from export.train.simulate import CLEAN_SHARE, MOST_NOISE_PPM, TIMES_S, Sample, deviation_ppm, random_b0
 from qsm_runtime import stages
 from qsm_runtime.errors import QsmError
 from qsm_runtime.grid import Grid
@@ -66,10 +66,13 @@ def head_samples(rng: np.random.Generator, index: int, parts: int) -> list[Sampl
         total, reliability = field_of(scan, mask)
     except QsmError:
         return []
-    if rng.random() < 0.35:  # the field as it is, with the noise that the scan has
+    true_field = rng.random() < 0.5
+    clean = true_field and rng.random() < 0.5
+    if true_field:  # the field as it is, with the noise that the scan has or without
         deviation = np.minimum(1 / np.maximum(reliability, 1e-6), MOST_NOISE_PPM)
-        total = truth.total_ppm + deviation * rng.standard_normal(total.shape, np.float32)
-    told = None if rng.random() < 0.1 else reliability
+        noise = deviation * rng.standard_normal(total.shape, np.float32)
+        total = truth.total_ppm.copy() if clean else truth.total_ppm + noise
+    told = None if rng.random() < (0.7 if clean else 0.1) else reliability
     found = [made(total, mask, scan.grid, told, truth.chi_ppm)]
     for _ in range(parts):
         size = [min(n, int(rng.integers(40, 73))) for n in mask.shape]
@@ -108,9 +111,11 @@ def shape_sample(rng: np.random.Generator, scene: scenes.Scene) -> Sample | None
     snr = float(np.exp(rng.uniform(np.log(25), np.log(250))))
     deviation = deviation_ppm(rng, scene, field, local, snr)
     reliability = np.where(scene.mask & (deviation < 1), 1 / deviation, 0).astype(np.float32)
-    noise = np.minimum(deviation, MOST_NOISE_PPM) * rng.standard_normal(grid.shape, np.float32)
-    total = local + outside_sources(rng, scene.mask, grid) + noise
-    return made(total, scene.mask, grid, None if rng.random() < 0.1 else reliability, truth)
+    total = local + outside_sources(rng, scene.mask, grid)
+    clean = rng.random() < CLEAN_SHARE
+    if not clean:
+        total += np.minimum(deviation, MOST_NOISE_PPM) * rng.standard_normal(grid.shape, np.float32)
+    return made(total, scene.mask, grid, None if rng.random() < (0.7 if clean else 0.1) else reliability, truth)
 
 
 def made(
