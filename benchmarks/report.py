@@ -218,7 +218,7 @@ def write(records: Records, folder: Path) -> Path:
     text = ["# Benchmarks", ""]
     for said in dict.fromkeys(machine(r["environment"]) for r in records):
         text += [said, ""]
-    timed = [r for r in records if r["kind"] in ("method", "kernel")]
+    timed = [r for kind in ("method", "kernel") for r in records if r["kind"] == kind]
     for kind in ("method", "kernel"):
         groups: dict[tuple[str, int], Records] = defaultdict(list)
         for r in timed:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qsm_runtime.benching.processes import children_s
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.threads import AVAILABLE, get_threads
 
@@ -35,7 +36,7 @@ MIB = 2**20
 
 
 class Ticks(NamedTuple):
-    """Seconds since some start: wall, this process's CPU, and, all cores together, busy and stolen (None: unknown)."""
+    """Seconds since some start: wall, own CPU, and, all cores together, busy and stolen (None: unknown)."""
 
     wall: float
     own: float
@@ -44,6 +45,7 @@ class Ticks(NamedTuple):
 
     @classmethod
     def now(cls) -> "Ticks":
+        """Own is this process alone."""
         own, busy, stolen = time.process_time(), None, None
         try:
             fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
@@ -53,6 +55,12 @@ class Ticks(NamedTuple):
             user, nice, system, _, _, irq, soft, steal = (n / os.sysconf("SC_CLK_TCK") for n in fields)
             busy, stolen = user + nice + system + irq + soft, steal
         return cls(time.perf_counter(), own, busy, stolen)
+
+    @classmethod
+    def with_children(cls) -> "Ticks":
+        """Own is this process and its children: where they are what is measured, they are no load beside it."""
+        alone = cls.now()
+        return alone._replace(own=alone.own + children_s())
 
 
 def environment() -> dict[str, Any]:
@@ -214,21 +222,21 @@ def run_child(command: Sequence[str], *, limit_s: float, cwd: Path | None = None
     status: "ok" unless the child says otherwise, "over_budget" where it was ended after `limit_s`, "crashed".
     `load` is the child's own, or what was seen from here where it did not come to say it.
     """
-    start = Ticks.now()
+    start = Ticks.with_children()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, cwd=cwd, check=False)
     except subprocess.TimeoutExpired:
         return {
             "status": "over_budget",
             "error": f"ended after {limit_s:g} s",
-            "load": load_between(start, Ticks.now()),
+            "load": load_between(start, Ticks.with_children()),
         }
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         said = done.stderr.strip().splitlines()
         error = f"exit code {done.returncode}: {' | '.join(said[-3:])}"
-        return {"status": "crashed", "error": error, "load": load_between(start, Ticks.now())}
-    return {"status": "ok", "load": load_between(start, Ticks.now()), **json.loads(lines[-1])}
+        return {"status": "crashed", "error": error, "load": load_between(start, Ticks.with_children())}
+    return {"status": "ok", "load": load_between(start, Ticks.with_children()), **json.loads(lines[-1])}
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:

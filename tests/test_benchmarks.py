@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from patience import PATIENCE_S
+
 from benchmarks import cases, kernels, methods, report, robustness
 from benchmarks.inputs import Inputs, grid_of, phantom, wrap
 from qsm_runtime import bench, stages
@@ -33,7 +35,7 @@ def cache(tmp_path_factory):
 def results(tmp_path_factory):
     """Records of a tiny run of methods and kernels in child processes, and of robustness, in one file."""
     path = tmp_path_factory.mktemp("results") / "all.jsonl"
-    tiny = ["--threads", "1", "--repeats", "2", "--budget-s", "20", "-q", "-o", str(path)]
+    tiny = ["--threads", "1", "--repeats", "2", "--budget-s", "300", "-q", "-o", str(path)]
     assert methods.main(["--sizes", SIZE, "--method", "lbv,tkd", "--no-peers", *tiny]) == 0
     assert kernels.main(["--sizes", SIZE, "--kernel", "convolve", *tiny]) == 0
     wanted = ["--stage", "inversion,recipe", "--method", "tikhonov,fast", "-q", "-o", str(path)]
@@ -112,12 +114,12 @@ def test_growth_and_speedup_are_fitted():
 
 
 def test_failures_become_records():
-    crashed = bench.run_child([sys.executable, "-c", "raise SystemExit('no luck')"], limit_s=20)
+    crashed = bench.run_child([sys.executable, "-c", "raise SystemExit('no luck')"], limit_s=PATIENCE_S)
     assert crashed["status"] == "crashed"
     assert "no luck" in crashed["error"]
     late = bench.run_child([sys.executable, "-c", "import time; time.sleep(30)"], limit_s=0.5)
     assert late["status"] == "over_budget"
-    spoken = bench.run_child([sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"], limit_s=20)
+    spoken = bench.run_child([sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"], limit_s=PATIENCE_S)
     assert (spoken["status"], spoken["a"]) == ("ok", 1)
 
 

@@ -4,7 +4,6 @@ A simulated head in the integers that a scanner stores: magnitude 0..4000, phase
 in axial, sagittal and coronal cuts, where formats round the affine each in its own way: all agree to the bit.
 """
 
-import importlib.util
 import io
 import json
 import os
@@ -14,9 +13,12 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import made_dicom
+import made_mrd
 import nibabel as nib
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from qsm_runtime import Grid, Scan, load_recipe, reconstruct
 from qsm_runtime.io import read_mask, read_nifti
@@ -43,21 +45,6 @@ CUTS = {
     "sagittal": ((1, -1), (2, -1), (0, 1)),
     "coronal": ((0, -1), (2, -1), (1, 1)),
 }
-
-
-def load(path):
-    """The makers of another folder's tests."""
-    name = f"same_voxels_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-pytest.importorskip("ismrmrd", reason="the MRD of this test is written by ismrmrd (pip install ismrmrd)")
-made_dicom = load(Path(__file__).parent / "io" / "dicom" / "conftest.py")
-made_mrd = load(Path(__file__).parent / "io" / "mrd" / "mrd_kit.py")
 
 
 @dataclass
@@ -219,7 +206,7 @@ def test_every_way_in_gives_the_same_voxels(oblique, tmp_path):
     try:
         for name in ("nifti", "dicom files", "mrd"):
             here = reconstruct(ways[name].scan, recipe, mask=ways[name].mask)
-            there = core.submit(ways[name], "0123456789ab").result(120).result
+            there = core.submit(ways[name], "0123456789ab").result(PATIENCE_S).result
             for result in (here, there):
                 for kind in MAPS:
                     assert getattr(result, kind).tobytes() == getattr(wanted, kind).tobytes(), (name, kind)

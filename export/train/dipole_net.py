@@ -4,11 +4,17 @@ A U-Net that works on blocks of 2 x 2 x 2 voxels, without bias or normalisation:
 The loop is qsm_runtime.networks.learned_proximal's.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qsm_runtime.grid import Grid
+from qsm_runtime.kernels.convolve import Box
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.images import Images
 from qsm_runtime.networks.learned_proximal import CHANNELS, DATA_RIDGE, LEVEL_STEP, PASSES, RIDGE
 
 WIDTHS = (32, 64, 96)
@@ -78,6 +84,16 @@ def convolve(x: Tensor, real_filter: Tensor, shape: tuple[int, int, int]) -> Ten
     return torch.fft.irfftn(torch.fft.rfftn(x, s=shape) * real_filter, s=shape)[:nx, :ny, :nz]
 
 
+def images_of(s: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """kernels/images.py for a sample; no gradient flows through it."""
+    shape, voxel, b0, fft = (
+        [float(v) for v in a] for a in (s["mask"].shape, s["voxel_mm"], s["b0_dir"], s["fft_shape"])
+    )
+    size, box = tuple(int(n) for n in shape), tuple(int(n) for n in fft)
+    images = Images(Box((0, 0, 0), size, box), Grid(size, tuple(voxel), tuple(b0)))  # type: ignore[arg-type]
+    return lambda x: torch.from_numpy(images(np.ascontiguousarray(x.detach().numpy())))
+
+
 def free_field(
     residual: Tensor, weight2: Tensor, mask: Tensor, d: Tensor, shape: tuple[int, int, int], steps: int
 ) -> Tensor:
@@ -137,16 +153,20 @@ class Loop(nn.Module):
         size = (x.abs().sum() / mask.sum()) * mask
         pad = [p for n in reversed(x.shape) for p in (0, -n % MULTIPLE)]
         nx, ny, nz = x.shape
-        edge = convolve(mask, d, shape)  # type: ignore[arg-type]
+        images = torch.zeros_like if self.free_steps else images_of(s)
+        of_mask = images(mask)
+        edge = convolve(mask, d, shape) - of_mask  # type: ignore[arg-type]
         weighted = s["weight2"] * edge
         power = (weighted * edge).sum()
 
         def levelled(x: Tensor) -> tuple[Tensor, Tensor]:
-            y = convolve(x, d, shape)  # type: ignore[arg-type]
+            """x and D x, the field of free space; the images are those of the last network's map."""
+            y = convolve(x, d, shape) - around  # type: ignore[arg-type]
             level = self.level_step * (weighted * (field - y)).sum() / power
             return x + level * mask, y + level * edge
 
         out = []
+        around = images(x)
         x, y = levelled(x)
         for k in range(passes):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k == passes - 1):
@@ -158,7 +178,8 @@ class Loop(nn.Module):
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.half):  # 6 x as fast with AVX512_BF16
                     change = self.net(seen)[0, 0, :nx, :ny, :nz]
                 x = x + change.float() * mask
-                residual = field - convolve(x, d, shape)  # type: ignore[arg-type]
+                around = images(x)
+                residual = field + around - convolve(x, d, shape)  # type: ignore[arg-type]
                 if self.free_steps:
                     found = free_field(residual.detach(), s["weight2"], mask, d, shape, self.free_steps)  # type: ignore[arg-type]
                     field, residual = field - found, residual - found

@@ -142,7 +142,7 @@ def lesion_field(rng: np.random.Generator, shape: tuple[int, ...], count: int) -
     """Bleeds and calcifications: compact, strong, of either sign."""
     out = np.zeros(shape, np.float32)
     for _ in range(count):
-        value = float(rng.choice((-1, 1)) * np.exp(rng.uniform(np.log(0.15), np.log(2.5))))
+        value = float(rng.choice((-1, 1)) * np.exp(rng.uniform(np.log(0.15), np.log(4.0))))
         out += value * ellipsoid_at(rng, shape, 1.5, 9.0)
     return out
 

@@ -62,6 +62,8 @@ def cold(case: dict[str, Any], began: float) -> dict[str, Any]:
         "first run": max(0.0, reconstruct_s - one_time),
     }
     _, peak = bench.memory_mib()
+    from qsm_runtime.benching.warm import grid_said  # no part of a start
+
     return {
         "time": {
             "total_s": total_s,
@@ -72,6 +74,7 @@ def cold(case: dict[str, Any], began: float) -> dict[str, Any]:
         "memory": {"peak_mib": peak},
         "load": bench.load_between(start, bench.Ticks.now()),
         "accuracy": given.accuracy(result.chi_ppm, result.mask),
+        "grid": grid_said(given.scan, result.brain_mask),
     }
 
 

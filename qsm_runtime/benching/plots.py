@@ -17,7 +17,8 @@ from qsm_runtime.benching.records import Record
 
 # in the order in which neighbours differ most, also as protanopes and deuteranopes see them
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#999999")
-MARKERS, HATCHES = "osD^vP*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+# of lines alone: SVG holds a hatch of dots or circles as thousands of curves
+MARKERS, HATCHES = "osD^vP*X", ("", "//", "||", "xx", "\\\\", "++", "|/", "--")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "svg.fonttype": "none", "svg.hashsalt": "qsm", "hatch.linewidth": 0.5, "text.parse_math": False,

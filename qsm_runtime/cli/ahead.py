@@ -14,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from qsm_runtime.kernels.fft import wisdom_path
+from qsm_runtime.kernels.threads import KERNELS_LAST
 from qsm_runtime.recipe import Recipe
 
 LATE = ("background", "inversion", "single_step")
@@ -32,14 +33,20 @@ def compile_ahead(recipe: Recipe) -> None:
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
     except OSError:  # nowhere to remember it
-        return
+        if KERNELS_LAST:
+            return
     child = subprocess.Popen(
         [sys.executable, "-m", "qsm_runtime.cli.ahead", *methods],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    atexit.register(child.kill)
+    atexit.register(_end, child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()  # it writes no kernel more
 
 
 def main(names: list[str]) -> None:

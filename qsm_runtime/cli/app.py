@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType, TracebackType
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -32,7 +33,7 @@ from qsm_runtime.cli import (
 )
 from qsm_runtime.cli.options import spread
 from qsm_runtime.cli.output import print_json
-from qsm_runtime.errors import QsmError
+from qsm_runtime.errors import QsmError, QsmWarning
 
 FAILED, INTERRUPTED, TERMINATED, PIPE_CLOSED = 5, 130, 143, 141
 # the base of the parser's errors, wherever this typer version keeps it
@@ -103,6 +104,18 @@ def main(argv: list[str] | None = None) -> int:
 
     previous_signal = signal.signal(signal.SIGTERM, stop)
     previous_hook, sys.excepthook = sys.excepthook, _bug
+    previous_show = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:  # fmt: skip
+        if issubclass(category, QsmWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            previous_show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="qsm", standalone_mode=False)
         sys.stdout.flush()
@@ -123,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         code = INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous_signal)
+        warnings.showwarning = previous_show
     sys.excepthook = previous_hook
     if code == INTERRUPTED:
         code = TERMINATED if terminated else INTERRUPTED

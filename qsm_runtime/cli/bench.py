@@ -30,7 +30,8 @@ def bench(
         Path, typer.Option("--output", "-o", metavar="FILE", help="JSON lines; written after each case, appended to.")
     ] = Path("qsm-bench.jsonl"),
     scan: Annotated[
-        Path | None, typer.Option("--scan", metavar="FOLDER", help="Your own scan (BIDS) instead of simulated heads.")
+        Path | None,
+        typer.Option("--scan", metavar="FOLDER", help="Your own scan (BIDS or DICOM) instead of simulated heads."),
     ] = None,
     select: options.Select = None,
     sizes: Annotated[

@@ -16,7 +16,7 @@ from qsm_runtime.cli.progress import Progress
 from qsm_runtime.errors import UsageError
 from qsm_runtime.io.atomic import check_writable
 from qsm_runtime.networks.runtime import Runtime
-from qsm_runtime.provenance import sidecar_fields
+from qsm_runtime.provenance import memory_fields, networks_said, sidecar_fields
 from qsm_runtime.recipe import Recipe
 from qsm_runtime.report.picture import overview
 
@@ -86,6 +86,9 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
         acquisition.scan, job.recipe, mask=acquisition.mask, region=region, extras=extras, progress=progress.event,
         runtime=job.runtime,
     )  # fmt: skip
+    networks = networks_said(result.record["chosen"])
+    for text in networks:
+        progress.say(text)
     for text in result.warnings:
         progress.warn(text)
     with progress.step("write"):
@@ -112,6 +115,7 @@ def reconstruct_one(job: Job, read: Callable[[], io.Acquisition], progress: Prog
         "reference": result.record["reference"],
         "recipe": result.record["recipe"],
         "chosen": result.record["chosen"],
+        "networks": networks,
         "mask_voxels": int(np.count_nonzero(result.brain_mask)),
         "valid_voxels": int(np.count_nonzero(result.mask)),
         "seconds": {**progress.seconds, **result.record["seconds"], "all": round(time.perf_counter() - start, 4)},
@@ -155,6 +159,7 @@ def _said(recipe: Recipe) -> str:
 def _record(job: Job, acquisition: io.Acquisition, result: pipeline.Result) -> dict[str, Any]:
     """Fields for the sidecars."""
     fields = sidecar_fields(result)
+    fields |= memory_fields(fields["ChosenParameters"], job.runtime)
     fields["SoftwareVersions"] = software_versions()
     if acquisition.mask is not None:  # the last file read
         fields["Options"]["mask"] = {"method": "user", "file": acquisition.source_paths[-1].name}

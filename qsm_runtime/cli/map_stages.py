@@ -65,6 +65,7 @@ def background(
     precision: options.Precision = "f32",
     models: options.Models = None,
     strict: options.Strict = False,
+    memory_mib: options.Memory = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -72,7 +73,7 @@ def background(
     """Local field in ppm, from a total field, and the mask in which it is valid."""
     from qsm_runtime.cli.stage_call import Calls, step_of
 
-    how = options.runtime(device, precision, models, strict)
+    how = options.runtime(device, precision, models, strict, None, memory_mib)
     step = step_of("background", method, options.settings(settings))
     output = _needed(output)
     mask_output = mask_output or _beside(output, "_mask")
@@ -109,6 +110,7 @@ def invert(
     models: options.Models = None,
     strict: options.Strict = False,
     fallback: options.Fallback = None,
+    memory_mib: options.Memory = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -121,7 +123,7 @@ def invert(
         raise UsageError("--method names an inversion of the local field, --single-step one of the total: give one")
     if (region is not None) != (reference == "region"):
         raise UsageError("--reference region and --region FILE belong together")
-    how = options.runtime(device, precision, models, strict, fallback)
+    how = options.runtime(device, precision, models, strict, fallback, memory_mib)
     stage = "inversion" if single_step is None else "single_step"
     step = step_of(stage, single_step or method, options.settings(settings))
     referencing = step_of("reference", reference)
@@ -241,7 +243,8 @@ def _write(
 
 def _tell(outputs: list[Path], calls: Any, told: dict[str, Any], as_json: bool, quiet: bool) -> int:
     if as_json:
-        print_json({"outputs": outputs, "options": calls.methods, "warnings": calls.warnings, **told})
+        told = {"networks": calls.networks, "warnings": calls.warnings, **told}
+        print_json({"outputs": outputs, "options": calls.methods, **told})
     elif not quiet:
         for path in outputs:
             print(path)

@@ -74,6 +74,14 @@ Fallback = Annotated[
         help="METHOD or STAGE=METHOD,...: instead of a network outside what it was trained on.",
     ),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-mib",
+        metavar="N",
+        help="What a network may use: beyond it the volume goes through in patches. Default: what is free.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but warnings and errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -113,12 +121,17 @@ def numbers(text: str | None, option: str, count: int | None = None) -> tuple[fl
 
 
 def runtime(
-    device: str, precision: str, models: list[Path] | None, strict: bool = False, fallback: str | None = None
+    device: str,
+    precision: str,
+    models: list[Path] | None,
+    strict: bool = False,
+    fallback: str | None = None,
+    memory_mib: float | None = None,
 ) -> "Runtime":
     """How networks are run. Raises UsageError."""
     from qsm_runtime.networks.runtime import Runtime
 
-    return Runtime(device, precision, tuple(models or ()), strict, fallback or "")
+    return Runtime(device, precision, tuple(models or ()), strict, fallback or "", memory_mib)
 
 
 def settings(texts: list[str] | None) -> dict[str, str]:

@@ -41,6 +41,7 @@ def mask(
     precision: options.Precision = "f32",
     models: options.Models = None,
     strict: options.Strict = False,
+    memory_mib: options.Memory = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -54,7 +55,7 @@ def mask(
         imaging_frequency_mhz, phase_scale, phase_sign, b0_dir, threads,
     )  # fmt: skip
     steps = {"mask": step_of("mask", method, options.settings(settings))}
-    how = options.runtime(device, precision, models, strict)
+    how = options.runtime(device, precision, models, strict, None, memory_mib)
     return _run("mask", wanted, steps, output, None, how, overwrite, threads, as_json, quiet)
 
 
@@ -84,6 +85,7 @@ def unwrap(
     precision: options.Precision = "f32",
     models: options.Models = None,
     strict: options.Strict = False,
+    memory_mib: options.Memory = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -103,7 +105,7 @@ def unwrap(
         "offset": step_of("offset", offset),
         "unwrap": step_of("unwrap", method, options.settings(settings)),
     }
-    how = options.runtime(device, precision, models, strict)
+    how = options.runtime(device, precision, models, strict, None, memory_mib)
     return _run("unwrap", wanted, steps, output, None, how, overwrite, threads, as_json, quiet)
 
 
@@ -135,6 +137,7 @@ def field(
     precision: options.Precision = "f32",
     models: options.Models = None,
     strict: options.Strict = False,
+    memory_mib: options.Memory = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -155,7 +158,7 @@ def field(
         "unwrap": step_of("unwrap", unwrap),
         "field": step_of("field", method, options.settings(settings)),
     }
-    how = options.runtime(device, precision, models, strict)
+    how = options.runtime(device, precision, models, strict, None, memory_mib)
     return _run("field", wanted, steps, output, reliability, how, overwrite, threads, as_json, quiet)
 
 
@@ -232,7 +235,8 @@ def _run(
                     overwrite=overwrite, threads=threads,
                 )  # fmt: skip
     if as_json:
-        print_json({"outputs": outputs, **{k.lower(): v for k, v in fields.items() if k in ("Options", "Warnings")}})
+        said = {k.lower(): v for k, v in fields.items() if k in ("Options", "Warnings")}
+        print_json({"outputs": outputs, "networks": calls.networks, **said})
     elif not quiet:
         for path in outputs:
             print(path)

@@ -53,10 +53,9 @@ def dicom(
     ] = 65_536,
     max_associations: Annotated[int, typer.Option("--max-associations", metavar="N", help="At once.")] = 8,
     max_pdu: Annotated[int, typer.Option("--max-pdu", metavar="BYTES", help="Of one protocol unit.")] = 131_072,
-    keep_jobs: Annotated[int, typer.Option("--keep-jobs", metavar="N", help="Answered scans that are kept.")] = 100,
-    keep_mib: Annotated[
-        int, typer.Option("--keep-mib", metavar="MIB", help="Of answered scans that are kept.")
-    ] = 16_384,
+    keep_days: common.KeepDays = 14.0,
+    keep_gib: common.KeepGib = 20.0,
+    tries: common.Tries = 3,
     fsync: Annotated[
         str,
         typer.Option("--fsync", metavar="WHEN", help="always: before it is acknowledged; soon: right after; never."),
@@ -89,28 +88,24 @@ def dicom(
         raise UsageError("no spool: give a folder with --spool")
     if fsync not in FSYNC:
         raise UsageError(f"--fsync takes one of {', '.join(FSYNC)}, got {fsync!r}")
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port takes 1 to 65535, or 0 for any, got {port}")
-    counts = {
-        "--give-up-h": give_up_h, "--max-object-mib": max_object_mib, "--max-objects": max_objects,
-        "--max-spool-mib": max_spool_mib, "--max-associations": max_associations, "--keep-jobs": keep_jobs,
-        "--keep-mib": keep_mib,
-    }  # fmt: skip
-    for option, value in counts.items():
-        if not value > 0:
-            raise UsageError(f"{option} takes a number above 0, got {value:g}")
+    common.check_port(port=port)
+    common.check_above_zero(
+        give_up_h=give_up_h, max_object_mib=max_object_mib, max_objects=max_objects, max_spool_mib=max_spool_mib,
+        max_associations=max_associations, keep_days=keep_days, keep_gib=keep_gib, tries=tries,
+    )  # fmt: skip
 
     from qsm_runtime.serve.dicom_jobs import Timing
     from qsm_runtime.serve.dicom_node import DicomNode
     from qsm_runtime.serve.dicom_send import Destination
     from qsm_runtime.serve.dicom_settings import NodeSettings
-    from qsm_runtime.serve.spool import Limits
+    from qsm_runtime.serve.keep import Keep
+    from qsm_runtime.serve.spool_limits import Limits
 
     settings = NodeSettings(
         spool, port, host, ae, tuple(calling or ()), tuple(peer or ()),
         tuple(Destination.parse(words) for words in to or ()), Timing(settle_s, timeout_s),
-        Limits(max_objects, max_spool_mib, keep_jobs, keep_mib, fsync=fsync),  # type: ignore[arg-type]
-        max_object_mib, max_associations, max_pdu, give_up_h, threads,
+        Limits(max_objects, max_spool_mib, Keep(keep_days, keep_gib), fsync=fsync),  # type: ignore[arg-type]
+        max_object_mib, max_associations, max_pdu, give_up_h, threads, tries,
     )  # fmt: skip
 
     def build(core: "Core", log: "StudyLog") -> "Sequence[FrontEnd]":

@@ -44,6 +44,10 @@ def mrd(
     ] = False,
     recipe: common.Recipe = "default",
     cheaper: common.Cheaper = "fast",
+    allow_recipe: Annotated[
+        list[str] | None,
+        typer.Option("--allow-recipe", metavar="NAME", help="A study may ask for it too. Repeatable."),
+    ] = None,
     deadline_s: common.Deadline = None,
     queue: common.Queue = 4,
     shape: common.Shape = None,
@@ -65,12 +69,11 @@ def mrd(
     """
     chosen = common.shared(
         recipe, cheaper, deadline_s, threads, queue, shape, device, precision, models, health, log, drain_s, quiet,
-        as_json,
+        as_json, allow_recipe,
     )  # fmt: skip
     if stdin and as_json:
         raise UsageError("--json has no place beside --stdin: standard output carries the answer")
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port takes 0 (any free one) to 65535, got {port}")
+    common.check_port(port=port)
     if not 1 <= clients <= 1000:
         raise UsageError(f"--clients takes 1 to 1000, got {clients}")
     common.check_seconds(idle_s=idle_s, stall_s=stall_s, answer_s=answer_s)
@@ -83,7 +86,9 @@ def mrd(
         from qsm_runtime.serve.mrd_conversation import Rules
 
         most = int(study_gib * GIB)
-        rules = Rules(Limits(image=min(most, Limits().image), study=most), answer_s, threads=threads, recipe=recipe)
+        rules = Rules(
+            Limits(image=min(most, Limits().image), study=most), answer_s, threads=threads, recipes=core.recipes
+        )
         if stdin:
             from qsm_runtime.serve.mrd_pipe import MrdPipe
 

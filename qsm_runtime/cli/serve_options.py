@@ -15,8 +15,9 @@ from qsm_runtime.cli.output import print_json
 from qsm_runtime.errors import UsageError
 
 __all__ = [
-    "AsJson", "Cheaper", "Deadline", "Device", "Drain", "Health", "LogFile", "Models", "Precision", "Queue", "Quiet",
-    "Recipe", "Shape", "Shared", "Threads", "check_seconds", "readiness", "serve", "shared",
+    "AsJson", "Cheaper", "Deadline", "Device", "Drain", "Health", "KeepDays", "KeepGib", "LogFile", "Models",
+    "Precision", "Queue", "Quiet", "Recipe", "Shape", "Shared", "Threads", "Tries", "check_above_zero", "check_port",
+    "check_seconds", "readiness", "serve", "shared",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ Drain = Annotated[
     float,
     typer.Option("--drain-s", metavar="S", help="Time after SIGTERM for what was taken; the rest stays on disk."),
 ]
+KeepDays = Annotated[
+    float, typer.Option("--keep-days", metavar="D", help="Ended studies, failed ones too, are removed after that; inf.")
+]
+KeepGib = Annotated[
+    float, typer.Option("--keep-gib", metavar="GIB", help="... and the oldest of them beyond so much; inf: all stay.")
+]
+Tries = Annotated[
+    int, typer.Option("--tries", metavar="N", help="A study at which the server ended so often is given up.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="When ready, one JSON document on standard output: ports, pid.")]
 
 
@@ -76,6 +86,7 @@ class Shared:
     drain_s: float = 60.0
     quiet: bool = False
     as_json: bool = False
+    allowed: tuple[str, ...] = ()
 
 
 def shared(
@@ -93,6 +104,7 @@ def shared(
     drain_s: float,
     quiet: bool,
     as_json: bool,
+    allowed: list[str] | None = None,
 ) -> Shared:
     """The options, checked. Raises UsageError for what has no meaning."""
     if deadline_s is not None and not deadline_s > 0:
@@ -101,8 +113,7 @@ def shared(
         raise UsageError(f"--deadline-s needs another recipe to go to than {recipe}: give --cheaper or --recipe")
     if not 1 <= queue <= 1000:
         raise UsageError(f"--queue takes 1 to 1000 studies, got {queue}")
-    if health is not None and not 0 <= health <= 65535:
-        raise UsageError(f"--health takes a port between 0 (any free one) and 65535, got {health}")
+    check_port(health=0 if health is None else health)
     if not drain_s >= 0:
         raise UsageError(f"--drain-s takes seconds, 0 or more, got {drain_s:g}")
     if log is not None and log.is_dir():
@@ -114,7 +125,7 @@ def shared(
     shapes = tuple((int(x), int(y), int(z)) for x, y, z in sizes)
     return Shared(
         recipe, cheaper, deadline_s, threads, queue, shapes, device, precision, tuple(models or ()), health, log,
-        drain_s, quiet, as_json,
+        drain_s, quiet, as_json, tuple(allowed or ()),
     )  # fmt: skip
 
 
@@ -122,14 +133,32 @@ def check_seconds(**by_option: float) -> None:
     """Raises UsageError for times that are not above 0; `idle_s` is the option --idle-s."""
     for name, value in by_option.items():
         if not 0 < value < 1e6:
-            raise UsageError(f"--{name.replace('_', '-')} takes seconds above 0, got {value:g}")
+            raise UsageError(f"{_option(name)} takes seconds above 0, got {value:g}")
+
+
+def check_above_zero(**by_option: float) -> None:
+    """Raises UsageError for amounts that are not above 0."""
+    for name, value in by_option.items():
+        if not value > 0:
+            raise UsageError(f"{_option(name)} takes a number above 0, got {value:g}")
+
+
+def check_port(**by_option: int) -> None:
+    """Raises UsageError for what is no port."""
+    for name, value in by_option.items():
+        if not 0 <= value <= 65535:
+            raise UsageError(f"{_option(name)} takes a port from 0 (any free one) to 65535, got {value}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def serve(chosen: Shared, build: "Callable[[Core, StudyLog], Sequence[FrontEnd]]") -> int:
     """Run a server of the front ends that `build` makes until it is asked to end. Returns the exit code."""
     from qsm_runtime import recipe as recipes
 
-    for name in {chosen.recipe, chosen.cheaper}:
+    for name in {chosen.recipe, chosen.cheaper, *chosen.allowed}:
         recipes.load(name)  # a wrong name is told now
     how = replace(options.runtime(chosen.device, chosen.precision, list(chosen.models)), mode="server")
     from qsm_runtime.serve.core import Core, Settings
@@ -137,8 +166,8 @@ def serve(chosen: Shared, build: "Callable[[Core, StudyLog], Sequence[FrontEnd]]
     from qsm_runtime.serve.service import run_service
 
     settings = Settings(
-        recipe=chosen.recipe, cheaper=chosen.cheaper, deadline_s=chosen.deadline_s, threads=chosen.threads,
-        queue=chosen.queue, runtime=how, warm_shapes=chosen.shapes,
+        recipe=chosen.recipe, cheaper=chosen.cheaper, allowed=chosen.allowed, deadline_s=chosen.deadline_s,
+        threads=chosen.threads, queue=chosen.queue, runtime=how, warm_shapes=chosen.shapes,
     )  # fmt: skip
     log = StudyLog(chosen.log, "warning" if chosen.quiet and chosen.log is None else "info")
     core = Core(settings, log)

@@ -30,6 +30,9 @@ def watch(
         typer.Option("--give-up-s", metavar="S", help="An incomplete study that was quiet for so long has failed."),
     ] = 600.0,
     poll_s: Annotated[float, typer.Option("--poll-s", metavar="S", help="How often to look.")] = 1.0,
+    keep_days: common.KeepDays = 14.0,
+    keep_gib: common.KeepGib = 20.0,
+    tries: common.Tries = 3,
     recipe: common.Recipe = "default",
     cheaper: common.Cheaper = "fast",
     deadline_s: common.Deadline = None,
@@ -59,12 +62,19 @@ def watch(
     if form not in FORMATS:
         raise UsageError(f"--format takes one of {', '.join(FORMATS)}, got {form!r}")
     common.check_seconds(settle_s=settle_s, give_up_s=give_up_s, poll_s=poll_s)
+    common.check_above_zero(keep_days=keep_days, keep_gib=keep_gib, tries=tries)
     if give_up_s < settle_s:
         raise UsageError(f"--give-up-s {give_up_s:g} is shorter than --settle-s {settle_s:g}; make it longer")
 
     def build(core: "Core", log: "StudyLog") -> "Sequence[FrontEnd]":
+        from qsm_runtime.cli.job import software_versions
+        from qsm_runtime.serve.keep import Keep
         from qsm_runtime.serve.watch import Rules, Watch
 
-        return [Watch(folder, out, core, log, Rules(form, settle_s, give_up_s, poll_s, threads))]
+        rules = Rules(
+            form, settle_s, give_up_s, poll_s, threads, keep=Keep(keep_days, keep_gib), tries=tries,
+            versions=software_versions(),
+        )  # fmt: skip
+        return [Watch(folder, out, core, log, rules)]
 
     return common.serve(chosen, build)

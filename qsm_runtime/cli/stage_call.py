@@ -14,6 +14,7 @@ from qsm_runtime.errors import QsmWarning, UsageError
 from qsm_runtime.kernels.threads import get_threads
 from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.pipeline import Event
+from qsm_runtime.provenance import memory_fields, networks_said
 from qsm_runtime.recipe import Step, load
 
 MAY_LACK = ("reliability", "progress", "record", "runtime")  # a method copes without
@@ -42,10 +43,15 @@ class Calls:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def networks(self) -> list[str]:
+        """A line for each network that ran so far."""
+        return networks_said(self.chosen)
+
     def __call__(self, stage: str, step: Step, arguments: tuple[Any, ...], supply: Mapping[str, Any]) -> Any:
         """Run a method; `supply` holds the reserved keywords that are at hand. Raises UsageError for one that lacks."""
         function = stages.method(stage, step.method)
-        start = time.perf_counter()
+        start, ran = time.perf_counter(), len(self.networks)
 
         def report(fraction: float) -> None:
             self.progress.event(Event(stage, step.method, fraction, time.perf_counter() - start))
@@ -72,6 +78,8 @@ class Calls:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", QsmWarning)
             result = function(*arguments, **extra, **step.options)
+        for text in self.networks[ran:]:
+            self.progress.say(text)
         for one in caught:
             self.warn(str(one.message))
         self.seconds[stage] = round(time.perf_counter() - start, 4)
@@ -87,6 +95,7 @@ class Calls:
         return {
             "Options": self.methods,
             "ChosenParameters": self.chosen,
+            **memory_fields(self.chosen, self.runtime),
             "SoftwareVersions": software_versions(),
             "Threads": get_threads(),
             "SecondsPerStage": self.seconds,

@@ -8,6 +8,7 @@ import typer
 
 from qsm_runtime.cli import options
 from qsm_runtime.cli.output import print_json
+from qsm_runtime.errors import OutputError
 
 if TYPE_CHECKING:
     from qsm_runtime.cli.progress import Progress
@@ -43,12 +44,14 @@ def warmup(
     from qsm_runtime.cli.progress import Progress
     from qsm_runtime.grid import Grid
     from qsm_runtime.kernels import fft
-    from qsm_runtime.kernels.threads import set_threads
+    from qsm_runtime.kernels.threads import KERNELS_LAST, set_threads
     from qsm_runtime.phantom import simulate_head
     from qsm_runtime.report.picture import overview
     from qsm_runtime.simulated import placement_of
 
     threads = set_threads(threads)
+    if not KERNELS_LAST:
+        raise OutputError("what is compiled now cannot be kept: set QSM_CACHE_DIR to a folder that can be written")
     chosen = [recipes.load(name) for name in recipe or recipes.names()]
     compile_ahead(chosen[0])
     shapes = [options.numbers(text, "--shape", 3) or () for text in shape or []]

@@ -11,6 +11,7 @@ import pyfftw
 from qsm_runtime.bench import MIB
 from qsm_runtime.doctor.finding import Finding
 from qsm_runtime.kernels import fft
+from qsm_runtime.kernels.threads import KERNELS_LAST
 from qsm_runtime.networks import registry
 
 LEAST_DISK_MIB = 512
@@ -37,10 +38,10 @@ def jit_cache() -> list[Finding]:
     """Whether compiled kernels are kept, where, and whether there are any."""
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return [Finding("JIT cache", "failed", "NUMBA_DISABLE_JIT is set: nothing is compiled", "unset it")]
-    try:
-        folder = jit_folder()
-    except RuntimeError as error:  # numba's, where no folder can be written
-        return [Finding("JIT cache", "failed", f"no kernel can be loaded: {error}", MOVE_JIT)]
+    folder = jit_folder()
+    if not KERNELS_LAST:
+        said = f"no folder can be written but {folder}: every process compiles anew, for half a minute"
+        return [Finding("JIT cache", "failed", said, MOVE_JIT)]
     if problem := unwritable(folder):
         said = f"{problem}: every process compiles anew, for half a minute"
         return [Finding("JIT cache", "failed", said, MOVE_JIT)]
@@ -54,7 +55,7 @@ def jit_cache() -> list[Finding]:
 
 
 def jit_folder() -> Path:
-    """Where numba keeps this package's kernels. Raises RuntimeError where it finds no folder to keep them in."""
+    """Where numba keeps this package's kernels."""
     from qsm_runtime.kernels import convolve  # numba chooses the folder as it meets the first kernel
 
     cache = getattr(convolve.multiply, "_cache", None)

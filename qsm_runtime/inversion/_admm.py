@@ -16,9 +16,10 @@ from qsm_runtime.grid import Grid
 from qsm_runtime.inversion._direct import crop, part
 from qsm_runtime.inversion._noise import outlier_factor
 from qsm_runtime.kernels import splitting
-from qsm_runtime.kernels.convolve import Box, extract
+from qsm_runtime.kernels.convolve import Box, extract, multiply
 from qsm_runtime.kernels.differences import NO_EDGES, gradient_power, tv_reflect, tv_update
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.images import Images
 
 DataStep = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float32], None]
 Progress = Callable[[float], None] | None
@@ -56,7 +57,7 @@ class Splitting:
     """State of the iteration: box, spectra and multipliers.
 
     x       float32 (fft shape), the current map;  y  D x, then the data term's message
-    field, weight2, mask   the mask's box only
+    field, weight2, mask   the mask's box only; field: of free space at first, then on the transform's periodic grid
     """
 
     def __init__(self, local_ppm: np.ndarray, weight2: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
@@ -66,8 +67,9 @@ class Splitting:
         self.step_size = mean_voxels(grid)
         self.shape = grid.shape
         self.mask = np.ascontiguousarray(mask[inner])
-        self.weight2 = np.where(self.mask, weight2[inner], np.float32(0))
-        self.field = np.where(self.weight2 > 0, local_ppm[inner], np.float32(0))
+        self.weight2 = np.ascontiguousarray(np.where(self.mask, weight2[inner], np.float32(0)))
+        self.measured = self.field = np.ascontiguousarray(np.where(self.weight2 > 0, local_ppm[inner], np.float32(0)))
+        self.images = Images(self.box, grid)
         self.dipole = dipole_kernel(p.shape, grid.voxel_mm, grid.b0_dir)
         self.x, self.y = p.new_real(), p.new_real()
         self.spectrum, self.data = p.spectrum, p.new_spectrum()
@@ -178,9 +180,33 @@ class Splitting:
         self.trust = (power / (power + cut**2)).astype(np.float32)
 
     def reweight(self, noise_ppm: float) -> None:
-        """Take weight from voxels whose residual the model cannot explain."""
-        nx, ny, nz = self.field.shape
-        residual = self.y[:nx, :ny, :nz] - self.field
+        """Put the map's level right, give the field what the map's images add to it, and less weight to voxels that
+        the model cannot explain.
+
+        The level is what converges last: of the field, the mask's edge alone tells it.
+        """
+        p, (nx, ny, nz) = self.plan, self.field.shape
+        low = slice(nx), slice(ny), slice(nz)
+        p.real[...] = 0
+        p.real[low] = self.mask
+        multiply(p.forward(), self.dipole)
+        edge = p.inverse()
+        edge *= np.float32(p.scale)
+        images, of_mask = self.images(self.x), self.images(self.mask)
+        free = edge[low] - of_mask
+        weighted = self.weight2 * free
+        residual = self.y[low] - images
+        np.subtract(self.measured, residual, out=residual)
+        power = float(np.vdot(weighted, free))
+        told = power > 0 and self.trust is NO_TRUST  # a smooth field that is free takes the level with it
+        level = np.float32(np.vdot(weighted, residual) / power) if told else np.float32(0)
+        self.x[low] += level * self.mask
+        self.y += level * edge
+        self.field = images
+        self.field += level * of_mask
+        self.field += self.measured
+        self.field *= self.weight2 > 0
+        residual = self.y[low] - self.field
         self.weight2 *= outlier_factor(residual, np.sqrt(self.weight2), noise_ppm) ** 2
 
     def result(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from qsm_runtime.inversion._noise import explained_ppm, outlier_factor
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import multiply
 from qsm_runtime.kernels.dipole import dipole_kernel
+from qsm_runtime.kernels.images import Images
 from qsm_runtime.kernels.splitting import place, take
 
 PRECONDITION = 0.02  # about 0.15 squared: where D is larger the spectrum's own inverse is a good first answer
@@ -21,15 +22,19 @@ Progress = Callable[[float], None] | None
 
 
 class MaskedDipole:
-    """apply: out = W D S x; adjoint: out = S D W y. `field` is the local field where its weight is not zero."""
+    """apply: out = W D S x; adjoint: out = S D W y.
+
+    field  the local field where its weight is not zero: of free space at first, then on the transform's periodic grid
+    """
 
     def __init__(self, local_ppm: np.ndarray, weight: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
         self.box, self.plan = crop(mask, grid)
         inner = self.box.slices
         self.shape = grid.shape
-        self.support = mask[inner].astype(np.float32)
-        self.weight = weight[inner] * self.support
-        self.field = np.where(self.weight > 0, local_ppm[inner], np.float32(0))
+        self.support = mask[inner].astype(np.float32, order="C")
+        self.weight = np.ascontiguousarray(weight[inner] * self.support)
+        self.measured = self.field = np.ascontiguousarray(np.where(self.weight > 0, local_ppm[inner], np.float32(0)))
+        self.images = Images(self.box, grid)
         self.dipole = dipole_kernel(self.plan.shape, grid.voxel_mm, grid.b0_dir, self.plan.scale)
 
     def _through(self, x: np.ndarray, before: np.ndarray, after: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -99,7 +104,10 @@ class MaskedDipole:
         return (1 - FITTED) ** 0.5 * explained_ppm(self.weight, noise_ppm, known)
 
     def reweight(self, x: np.ndarray, noise_ppm: float) -> None:
-        """Take weight from voxels whose residual at x the model cannot explain."""
+        """Give the field what the periodic images of x add to it; less weight to voxels that x cannot explain."""
+        self.field = self.images(x)
+        self.field += self.measured
+        self.field *= self.weight > 0
         residual = self.field_of(x, np.empty_like(self.field))
         residual -= self.field
         self.weight *= outlier_factor(residual, self.weight, noise_ppm)

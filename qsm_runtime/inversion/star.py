@@ -83,7 +83,8 @@ def star(
         return level(local_ppm, value, max_iterations, 0.4, 1.0)
     model = MaskedDipole(local_ppm, w, mask, grid)
     inner = model.box.slices
-    known = model.field_of(np.ascontiguousarray(strong[inner]), np.empty_like(model.field))
+    sources = np.ascontiguousarray(strong[inner])
+    known = model.field_of(sources, np.empty_like(model.field)) - model.images(sources)
     rest = np.zeros(grid.shape, np.float32)
     rest[inner] = model.field - known
     return strong + level(rest, value, max_iterations, 0.4, 1.0)

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import Distribution, PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,8 +56,7 @@ def gpu(number: int) -> Gpu:
 
 def wheels() -> list[str]:
     """The onnxruntime wheels that are installed; more than one is a broken installation."""
-    installed = {str(d.metadata["Name"]).lower().replace("_", "-") for d in distributions() if d.metadata["Name"]}
-    return [name for name in WHEELS if name in installed]
+    return [name for name in WHEELS if any(Distribution.discover(name=name))]  # reads no other package's metadata
 
 
 def clash(installed: list[str]) -> str:

@@ -6,14 +6,14 @@
     g_k      F^-1 [ D F V^2 (f - D x_k) ]         the gradient with the weights V that TV ended with: outliers are out,
                                                   and so may be the surroundings of a source that TV did not reach
     z_k      x_k + CNN(x_k, h_k, g_k, sigma, s mask)
-    x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F W^2 (f - D z_k) ]) + c/2 mask   what the network left unexplained
+    x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F W^2 (f - D z_k) ]) + c mask     what the network left unexplained
     c        argmin |W (D (x + c mask) - f)|^2            the map's level: of the field, the mask's edge alone tells it
-                                                  (D(0) = 0). The network's own is about as good: the mean of both
 
-sigma is the field's standard deviation and s the mean size of x_0. Every channel scales with the field and the network
-is homogeneous (no bias, no normalisation), so the result scales with the field too. Voxel size and B0 direction enter
-by D alone. The scheme is in the spirit of Lai 2020, 10.1007/978-3-030-59713-9_13 (learned proximal operator) and
-Adler 2018, 10.1109/TMI.2018.2799231 (learned primal-dual: gradients are given to the network, not added for it).
+D x is the field of free space: of the periodic grid, less that of the map's images (kernels/images.py). sigma is the
+field's standard deviation and s the mean size of x_0. Every channel scales with the field and the network is
+homogeneous (no bias, no normalisation), so the result scales with the field too. Voxel size and B0 direction enter by D
+alone. The scheme is in the spirit of Lai 2020, 10.1007/978-3-030-59713-9_13 (learned proximal operator) and Adler 2018,
+10.1109/TMI.2018.2799231 (learned primal-dual: gradients are given to the network, not added for it).
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +29,7 @@ from qsm_runtime.inversion.tv import regularisation_from_noise
 from qsm_runtime.kernels.convolve import Box, multiply
 from qsm_runtime.kernels.dipole import dipole_kernel
 from qsm_runtime.kernels.fft import plan
+from qsm_runtime.kernels.images import Images
 from qsm_runtime.kernels.splitting import squares_step
 
 CHANNELS = ("chi", "data_step", "data_gradient", "deviation", "chi_scale")
@@ -36,7 +37,7 @@ ITERATIONS = 24  # of the starting point
 PASSES = 2
 RIDGE = 0.03  # mu
 DATA_RIDGE = 0.2  # nu
-LEVEL_STEP = 0.5
+LEVEL_STEP = 1.0
 MOST_DEVIATION = 64.0  # in medians: what is noisier counts as this noisy
 Network = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -93,7 +94,7 @@ def prepare(
     inner, low = state.box.slices, tuple(slice(n) for n in state.box.size)
     deviation = deviation_ppm(noise, None if reliability is None else reliability[inner], state.mask)
     start = np.where(state.mask, state.x[low], np.float32(0))
-    return Prepared(state.box, grid, state.field, w[inner] * state.mask, state.weight2, deviation, start, state.mask)
+    return Prepared(state.box, grid, state.measured, w[inner] * state.mask, state.weight2, deviation, start, state.mask)
 
 
 def deviation_ppm(noise_ppm: float, reliability: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
@@ -166,28 +167,36 @@ def refine(
         multiply(p.forward(), real_filter)
         return p.inverse()[low]
 
-    edge = filtered(prepared.mask, dipole).copy()
+    # with sources free outside, those make the images' field too
+    images = Images(prepared.box, grid) if background is None else np.zeros_like
+    of_mask = images(prepared.mask.astype(np.float32))
+    edge = filtered(prepared.mask, dipole) - of_mask
     weighted = prepared.weight2 * edge
     power = float(np.vdot(weighted, edge))
 
     def residual() -> np.ndarray:
         """Puts the level right and returns f - D x."""
-        rest = field - filtered(chi, dipole)
+        rest = periodic - filtered(chi, dipole)
         level = np.float32(level_step * np.vdot(weighted, rest) / power) if power > 0 else np.float32(0)
         chi[prepared.mask] += level
         rest -= level * edge
+        np.add(periodic, level * of_mask, out=periodic)
         return rest
 
+    periodic = field + images(chi)  # the field that the transform's grid would show
     rest = residual()
     for k in range(passes):
         seen["chi"][inner] = chi
         seen["data_step"][inner] = filtered(prepared.weight2 * rest, step) * prepared.mask
         seen["data_gradient"][inner] = filtered(prepared.kept2 * rest, dipole) * prepared.mask
         chi = np.where(prepared.mask, network(seen)["chi"][inner], np.float32(0))
-        left = field - filtered(chi, dipole)
+        periodic = field + images(chi)
+        left = periodic - filtered(chi, dipole)
         if background is not None:
             found = background(left)
-            field, left = field - found, left - found
+            field = field - found
+            periodic -= found
+            left -= found
         chi += filtered(prepared.weight2 * left, close) * prepared.mask
         rest = residual()
         if progress is not None:

@@ -1,5 +1,6 @@
 """How networks are run: on which device, at which precision, from which folders. Checked when made."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ class Runtime:
             raise UsageError(stages.unknown("device", self.device, named))
         if self.precision not in PRECISIONS:
             raise UsageError(stages.unknown("precision", self.precision, PRECISIONS))
-        if self.memory_mib is not None and not self.memory_mib > 0:
-            raise UsageError(f"memory_mib must be above 0, got {self.memory_mib:g}")
+        if self.memory_mib is not None and not 0 < self.memory_mib < math.inf:
+            raise UsageError(f"memory_mib must be above 0 and finite (--memory-mib N, in MiB), got {self.memory_mib:g}")
         self.fallback_of("")
 
     def fallback_of(self, stage: str) -> str:

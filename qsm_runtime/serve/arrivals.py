@@ -32,11 +32,13 @@ class HeadStart:
 class Study:
     """All that came with one StudyInstanceUID, answered scans included, while more of it may come.
 
-    key: its hash. last: when the latest object came, on the monotonic clock; came: the same of each series. senders:
-    associations that brought objects and are still open. ahead: head starts by the series of the phase.
+    key, label: what stands for it in the log and in the spool. last: when the latest object came, on the monotonic
+    clock; came: the same of each series. senders: associations that brought objects and are still open. ahead: head
+    starts by the series of the phase.
     """
 
     key: str
+    label: str = ""
     planes: Planes = field(default_factory=Planes, repr=False)
     last: float = field(default_factory=time.monotonic)
     came: dict[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from typing import TYPE_CHECKING, Any
 
-from qsm_runtime.errors import QsmError, ReconstructionError
+from qsm_runtime.errors import QsmError, ReconstructionError, UsageError
 from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.serve import memory, worker
 from qsm_runtime.serve.early import Early
@@ -33,18 +33,23 @@ class _Job:
     acquisition: Acquisition
     study: str
     early: Early | None
+    recipe: str
     submitted: float
     deadline: float | None
     future: Future[Answer] = field(default_factory=Future)
 
 
 class Core:
-    """Takes studies from any thread and answers them one after the other. `start` it first, `stop` it at the end."""
+    """Takes studies from any thread and answers them one after the other. `start` it first, `stop` it at the end.
+
+    recipes: names that a study may ask for; by the first of them it is answered where it does not.
+    """
 
     worker_main = staticmethod(worker.main)
 
     def __init__(self, settings: Settings, log: StudyLog) -> None:
         self.settings, self._log = settings, log
+        self.recipes = tuple(settings.named)
         self._supervisor = Supervisor(settings, log, self.worker_main)
         self._jobs: deque[_Job] = deque()
         self._lock = threading.Lock()
@@ -66,14 +71,18 @@ class Core:
         """Whether a worker is up and studies are taken."""
         return self._supervisor.worker is not None and not self._stopping
 
-    def submit(self, acquisition: Acquisition, study: str, *, early: Early | None = None) -> Future[Answer]:
-        """Queue a study; `study` is its hash for the log, `early` what was given its echoes as they came.
+    def submit(
+        self, acquisition: Acquisition, study: str, *, early: Early | None = None, recipe: str | None = None
+    ) -> Future[Answer]:
+        """Queue a study; `study` is its hash for the log, `early` what was given its echoes as they came, `recipe` the
+        name of what it asks for.
 
-        Raises Busy. The future raises QsmError where the study cannot be reconstructed: ReconstructionError where the
-        worker ended over it twice, the second time with the cheaper recipe.
+        Raises Busy, and UsageError for a recipe that is not of `recipes`. The future raises QsmError where the study
+        cannot be reconstructed: ReconstructionError where the worker ended over it twice, the second time with the
+        cheaper recipe.
         """
         now, within_s = time.monotonic(), self.settings.deadline_s
-        job = _Job(acquisition, study, early, now, None if within_s is None else now + within_s)
+        job = _Job(acquisition, study, early, self._asked(recipe), now, None if within_s is None else now + within_s)
         with self._lock:
             if self._stopping:
                 raise Busy("the server is stopping and takes no more studies; send it again later")
@@ -83,16 +92,23 @@ class Core:
         self._wake.send_bytes(b"study")
         return job.future
 
-    def early(self, study: str) -> Early:
-        """For the echoes of a study that is still arriving."""
+    def early(self, study: str, recipe: str | None = None) -> Early:
+        """For the echoes of a study that is still arriving. Raises UsageError as `submit` does."""
         self._log.event("early_opened", level="debug", study=study)
-        return self._supervisor.early()
+        return self._supervisor.early(self._asked(recipe))
+
+    def _asked(self, recipe: str | None) -> str:
+        """A recipe as the worker is told it: empty for the one by which it answers anyhow."""
+        if recipe is not None and recipe not in self.recipes:
+            raise UsageError(f"recipe {recipe} is not allowed here; allowed are {', '.join(self.recipes)}")
+        return "" if recipe is None or recipe == self.recipes[0] else recipe
 
     def state(self) -> dict[str, Any]:
         """Plain values for a status page."""
         process = self._supervisor.worker
         return {
             "ready": self.ready,
+            "recipes": list(self.recipes),
             "queued": len(self._jobs),
             "running": self._running,
             "done": self._done,
@@ -163,7 +179,7 @@ class Core:
         begin, reasons = time.monotonic(), []
         for cheaper in (False, True):
             try:
-                reply = self._supervisor.ask(Question(scan, mask, job.early, cheaper, job.deadline))
+                reply = self._supervisor.ask(Question(scan, mask, job.early, cheaper, job.deadline, job.recipe))
             except LostError as lost:
                 self._supervisor.lose(lost, job.study)
                 reasons.append(str(lost))

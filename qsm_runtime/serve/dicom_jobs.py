@@ -20,7 +20,9 @@ from qsm_runtime.io.dicom.find import FoundDicom
 from qsm_runtime.io.dicom.frames import Frame
 from qsm_runtime.serve.arrivals import HeadStart, Study, echo_times_s, names_of, whole_echoes
 from qsm_runtime.serve.dicom_job import Job, Work, utc
+from qsm_runtime.serve.keep import SWEEP_S
 from qsm_runtime.serve.log import hashed
+from qsm_runtime.serve.spool_files import label_of
 
 TICK_S = 0.05
 QUIET_S = 0.3  # without a new object, while its sender is still there: worth a look
@@ -54,6 +56,7 @@ class Jobs:
         self._stopping = self._stopped = False
         self._counts = {"answered": 0, "failed": 0, "withdrawn": 0}
         self._number = 0
+        self._swept = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
@@ -65,13 +68,6 @@ class Jobs:
     def left(self, sender: int, *, orderly: bool) -> None:
         """An association has ended."""
         self._inbox.put(lambda: self._left(sender, orderly))
-
-    def lost(self, names: list[str]) -> None:
-        """Objects of the spool that cannot be read, found before `start`."""
-        job = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-unreadable"
-        self.spool.claim(job, names)
-        self.spool.fail(job, {"reason": "cannot be read: they were never acknowledged, or the disk has lost them"})
-        self.log.event("scan.failed", level="error", job=job, reason="objects cannot be read", objects=len(names))
 
     def stop(self, drain_s: float = 60.0) -> None:
         """Finish jobs that were begun, within `drain_s`; what is left waits in the spool for the next start."""
@@ -88,7 +84,8 @@ class Jobs:
             self._thread.join()
 
     def state(self) -> dict[str, Any]:
-        return {"studies": len(self._studies), "jobs": len(self._jobs), **self._counts}
+        tried = len(self.spool.attempts)
+        return {"studies": len(self._studies), "jobs": len(self._jobs), "tried_before": tried, **self._counts}
 
     # the owner's thread from here on
 
@@ -102,11 +99,14 @@ class Jobs:
                 looked = now
                 for uid, study in list(self._studies.items()):
                     self._look(uid, study, now)
+            if now - self._swept >= SWEEP_S:
+                self._swept = now
+                self.spool.retire()
 
     def _add(self, frames: list[Frame], sender: int) -> None:
         uid = frames[0].instance.study_uid
         if uid not in self._studies:
-            self._studies[uid] = Study(hashed(uid))
+            self._studies[uid] = Study(hashed(uid), label_of(uid))
             self.log.event("study.begun", study=self._studies[uid].key)
         study = self._studies[uid]
         if sender:
@@ -121,7 +121,14 @@ class Jobs:
                 if not orderly:
                     self.log.event("study.sender_lost", level="warning", study=study.key, objects=study.count)
 
+    def _must_wait(self, study: Study) -> bool:
+        """Whether it must not be worked on now: what an earlier process ended at is worked on alone."""
+        others = {job.study.label for job in self._jobs if job.study is not study}
+        return bool(others) and any(self.spool.attempts.before(label) for label in (study.label, *others))
+
     def _look(self, uid: str, study: Study, now: float) -> None:
+        if self._must_wait(study):
+            return
         quiet = now - study.last
         patience = QUIET_S if study.senders else min(QUIET_S, LOOKS * study.cost_s)
         due = quiet >= patience or now - study.looked_at >= max(AGAIN_S, LOOKS * study.cost_s)
@@ -172,6 +179,7 @@ class Jobs:
         if ahead is not None:
             self._hand_over(ahead, found)
         job = Job(self._name(study), study, names, found, ahead)
+        self.spool.attempts.begin(study.label)
         self._jobs.append(job)
         self.log.event("scan.complete", study=study.key, job=job.name, objects=len(names), choice=found.reason)
         self._workers.submit(self._work.follow, job).add_done_callback(
@@ -190,6 +198,8 @@ class Jobs:
         else:
             outcome = done.result()
         self._counts[outcome] += 1
+        if outcome != "withdrawn" and not any(other.study is job.study for other in self._jobs):
+            self.spool.attempts.ended(job.study.label)
         if outcome == "answered":
             job.study.answered = {old for old in job.study.answered if not old < job.names} | {job.names}
         elif outcome == "failed":
@@ -216,6 +226,7 @@ class Jobs:
             name = self._name(study)
             self.spool.claim(name, rest)
             self.spool.set_aside(name, {"study": study.key, "unused": len(rest), "utc": utc()})
+        self.spool.attempts.ended(study.label)
         self.log.event("study.closed", study=study.key, answered=len(study.answered), unused=len(rest))
 
     def _name(self, study: Study) -> str:
@@ -225,12 +236,15 @@ class Jobs:
     # a head start: echoes that are whole while others still come
 
     def _head_start(self, study: Study) -> None:
+        if self.spool.attempts.before(study.label) or self._must_wait(study):
+            return
         running = frozenset[str]().union(*(job.names for job in self._jobs if job.study is study), *study.answered)
         for found in study.scans():
             series = found.main.first.instance.series_uid
             if names_of(found) & running or not whole_echoes(found):
                 continue
             if series not in study.ahead:
+                self.spool.attempts.begin(study.label)
                 study.ahead[series] = HeadStart(self.core.early(study.key))
             self._hand_over(study.ahead[series], found)
 

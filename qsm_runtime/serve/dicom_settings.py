@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qsm_runtime.errors import UsageError
+from qsm_runtime.serve.attempts import MAX_TRIES
 from qsm_runtime.serve.dicom_jobs import Timing
 from qsm_runtime.serve.dicom_send import Destination
 from qsm_runtime.serve.dicom_wire import MAX_REQUEST
-from qsm_runtime.serve.spool import Limits
+from qsm_runtime.serve.spool_limits import Limits
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -17,6 +18,7 @@ class NodeSettings:
     """calling: application entities that may send, all where empty. peers: addresses that may connect, likewise.
 
     host: what is listened on; any but this machine needs `calling`. port 0: a free one, see DicomNode.port.
+    tries: a study at which the process ended so often is given up.
     """
 
     spool: Path
@@ -33,6 +35,7 @@ class NodeSettings:
     max_unit: int = 1 << 17
     give_up_h: float = 168.0
     threads: int | None = None
+    tries: int = MAX_TRIES
 
     def check(self) -> None:
         """Raise UsageError for what has no meaning."""

@@ -28,8 +28,8 @@ class Early:
     there the reconstruction begins, whether the study has been submitted or not.
     """
 
-    def __init__(self, number: int, claim: Callable[[Early], WorkerProcess | None]) -> None:
-        self.number = number
+    def __init__(self, number: int, claim: Callable[[Early], WorkerProcess | None], recipe: str = "") -> None:
+        self.number, self.recipe = number, recipe
         self.touched = time.monotonic()
         self.copied_s = 0.0
         self._claim = claim
@@ -56,7 +56,7 @@ class Early:
         or with another geometry than the ones before, ends the early work: which of the two is right will be known
         when the study is submitted.
         """
-        opened = Open(self.number, grid, tuple(float(t) for t in echo_times_s), float(b0_tesla))
+        opened = Open(self.number, grid, tuple(float(t) for t in echo_times_s), float(b0_tesla), self.recipe)
         with self._lock:
             if self._over:
                 return

@@ -11,12 +11,16 @@ from qsm_runtime.serve.pace import Pace
 
 @dataclass(frozen=True)
 class Open:
-    """Echoes of a study will come into the region that follows: float32 (magnitude | phase, echo, x, y, z)."""
+    """Echoes of a study will come into the region that follows: float32 (magnitude | phase, echo, x, y, z).
+
+    recipe: the name of what it asks for; empty: the server's.
+    """
 
     number: int
     grid: Grid
     echo_times_s: tuple[float, ...]
     b0_tesla: float
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Run:
     """Answer this study: one that was opened, or the packed (scan, mask) that follows, with its `text`.
 
     cheaper: by the cheaper recipe. asked_at, deadline: time.monotonic() of the question and of the latest answer.
+    recipe: the name of what it asks for; empty: the server's.
     """
 
     number: int
@@ -47,6 +52,7 @@ class Run:
     deadline: float | None
     pace: Pace
     text: bytes = b""
+    recipe: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 from qsm_runtime.errors import QsmError, ReconstructionError
 from qsm_runtime.io.acquisition import Acquisition
-from qsm_runtime.io.mrd.answer import Said, originals, susceptibility_images, unused_series
-from qsm_runtime.io.mrd.encodings import ENCODINGS, DataType
+from qsm_runtime.io.mrd.answer import originals, susceptibility_images, unused_series
+from qsm_runtime.io.mrd.encodings import ENCODINGS
 from qsm_runtime.io.mrd.parameters import in_parameters
 from qsm_runtime.io.mrd.protocol import (
     MIB,
@@ -32,6 +31,7 @@ from qsm_runtime.io.mrd.protocol import (
 from qsm_runtime.io.mrd.read import Study
 from qsm_runtime.io.mrd.writer import write_close, write_image, write_text
 from qsm_runtime.serve.log import StudyLog, hashed
+from qsm_runtime.serve.mrd_said import denial, said_of
 from qsm_runtime.serve.mrd_study import Arriving
 from qsm_runtime.serve.settings import Answer, Busy
 
@@ -45,20 +45,29 @@ MANY = 20  # texts of one kind that are sent
 class Submits(Protocol):
     """What of serve.core.Core is used here."""
 
-    def submit(self, acquisition: Acquisition, study: str, *, early: Early | None = None) -> Future[Answer]: ...
+    def submit(
+        self, acquisition: Acquisition, study: str, *, early: Early | None = None, recipe: str | None = None
+    ) -> Future[Answer]: ...
 
-    def early(self, study: str) -> Early: ...
+    def early(self, study: str, recipe: str | None = None) -> Early: ...
 
 
 @dataclass(frozen=True)
 class Rules:
-    """answer_s: longest wait for the core. busy_s: of it, for a place in its queue. recipe: the core's own."""
+    """answer_s: longest wait for the core. busy_s: of it, for a place in its queue.
+
+    recipes: what a study may ask for by name; the first is the server's own.
+    """
 
     limits: Limits = field(default_factory=Limits)
     answer_s: float = 900.0
     busy_s: float = 120.0
     threads: int | None = None
-    recipe: str = ""
+    recipes: tuple[str, ...] = ()
+
+    def granted(self, recipe: str) -> str | None:
+        """The recipe to ask the core for; None: none, for want of a wish or because it is not allowed."""
+        return next((name for name in self.recipes if name.casefold() == recipe.casefold()), None)
 
 
 @dataclass
@@ -77,7 +86,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         self.study = self.study or hashed(f"mrd {time.time_ns()}")
-        self._arriving = Arriving(lambda: self.core.early(self.study), self.rules.threads)
+        self._arriving = Arriving(lambda: self.core.early(self.study, self._granted()), self.rules.threads)
 
     @property
     def images(self) -> int:
@@ -141,16 +150,16 @@ class Conversation:
             return "empty"
         if arriving.raw:
             arriving.warn([f"raw data were not used ({', '.join(arriving.raw)})"])
-        wanted = arriving.parameters.recipe
-        if wanted and self.rules.recipe and wanted != self.rules.recipe:
-            arriving.warn([f"this server answers by recipe {self.rules.recipe}, not {wanted}; start it with that one"])
+        granted = self._granted()
+        if arriving.recipe and granted is None:
+            arriving.warn([denial(arriving.recipe, self.rules.recipes)])
         begun = time.perf_counter()
         studies = arriving.studies()
         read_s = time.perf_counter() - begun
         taken: list[int] = []
         for number, study in enumerate(studies):
             early, arriving.opened = arriving.opened, None
-            future = self._submit(study, early if number == 0 else None)
+            future = self._submit(study, early if number == 0 else None, granted)
             if arriving.parameters.send_original:
                 self._send_originals()
             answer = self._result(future)
@@ -158,17 +167,21 @@ class Conversation:
             self._send_map(study, answer, taken[-1])
             tail_s = time.perf_counter() - self.last_in
             self.log.event(
-                "mrd.answered", study=self.study, recipe=answer.recipe, late=answer.late, read_s=read_s,
-                all_s=answer.record.get("all_s"), overlapped_s=answer.record.get("overlapped_s"), tail_s=tail_s,
+                "mrd.answered", study=self.study, recipe=answer.recipe, asked=arriving.recipe or None,
+                late=answer.late, read_s=read_s, all_s=answer.record.get("all_s"),
+                overlapped_s=answer.record.get("overlapped_s"), tail_s=tail_s,
             )  # fmt: skip
         self._warnings()
         return "answered"
 
-    def _submit(self, study: Study, early: Early | None) -> Future[Answer]:
+    def _granted(self) -> str | None:
+        return self.rules.granted(self._arriving.recipe)
+
+    def _submit(self, study: Study, early: Early | None, recipe: str | None) -> Future[Answer]:
         until = time.monotonic() + self.rules.busy_s
         while True:
             try:
-                return self.core.submit(study.acquisition, self.study, early=early)
+                return self.core.submit(study.acquisition, self.study, early=early, recipe=recipe)
             except Busy:
                 if time.monotonic() > until:
                     raise
@@ -195,7 +208,7 @@ class Conversation:
         clipped = ENCODINGS[parameters.data_type].clipped(chi_ppm)
         if clipped:
             self._arriving.warn([f"{clipped} voxels lie beyond what {parameters.data_type} holds and were clipped"])
-        said = _said(study, answer, clipped, parameters.data_type)
+        said = said_of(study, answer, clipped, parameters.data_type, self._arriving.recipe)
         images = susceptibility_images(study, chi_ppm, parameters.data_type, series_index, parameters.window_ppb, said)
         for image in images:
             write_image(self.stream, image)
@@ -234,24 +247,3 @@ class Conversation:
             act()
         except ProtocolError:
             return
-
-
-def _said(study: Study, answer: Answer, clipped: int, data_type: DataType) -> Said:
-    """What the map says of itself, in the series' name, the comment and the Meta attributes."""
-    reference = answer.result.record.get("reference", {})
-    comment = "QSM research; no medical device"
-    if answer.late:
-        comment += f"; by recipe {answer.recipe} to keep the deadline"
-    if answer.result.warnings or study.acquisition.warnings:
-        comment += "; see the warnings in the log"
-    fields = {
-        "QsmRecipe": answer.recipe,
-        "QsmVersion": version("qsm_runtime"),
-        "QsmReferenceRegion": str(reference.get("region", "")),
-        "QsmReferencePpm": f"{reference.get('value_ppm', 0.0):.6g}",
-        "QsmClippedVoxels": str(clipped),
-        "QsmPhaseScale": study.acquisition.phase_scaling,
-        "QsmEchoTimesMs": " ".join(f"{1000 * t:g}" for t in study.acquisition.scan.echo_times_s),
-    }
-    addition = f"QSM_{ENCODINGS[data_type].unit}" + (f"_{answer.recipe}" if answer.late else "")
-    return Said(addition, comment, fields)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qsm_runtime.errors import InputError, QsmError
 from qsm_runtime.io.mrd.described import Measurement, measurement_of, meta_of
 from qsm_runtime.io.mrd.exact import Exact
-from qsm_runtime.io.mrd.parameters import Parameters, parameters_of
+from qsm_runtime.io.mrd.parameters import Parameters, parameters_of, recipe_in, recipe_name
 from qsm_runtime.io.mrd.planes import Plane, Received, planes_of, why_not
 from qsm_runtime.io.mrd.protocol import Config, Header, Image, Message, Raw, Text
 from qsm_runtime.io.mrd.read import Study, expected_times_ms, read_scan
@@ -36,6 +36,7 @@ class Arriving:
     raw: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     fault: QsmError | None = None
+    config: str = ""
     measurement: Measurement = field(default_factory=Measurement)
     parameters: Parameters = field(default_factory=Parameters)
     opened: Early | None = None
@@ -54,10 +55,17 @@ class Arriving:
             elif isinstance(message, Text) or (isinstance(message, Config) and message.text.lstrip().startswith("{")):
                 self.parameters, said = parameters_of(message.text, self.parameters)
                 self.warn(said)
+            elif isinstance(message, Config):
+                self.config = message.text
             elif isinstance(message, Raw):
                 self.raw[message.kind] = self.raw.get(message.kind, 0) + 1
         except QsmError as error:
             self.fault = self.fault or error
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that is asked for, by a parameter, by the header or by the configuration; empty: none is."""
+        return self.parameters.recipe or recipe_name(self.measurement.recipe) or recipe_in(self.config)
 
     def studies(self) -> list[Study]:
         """The scans that came, read. Raises QsmError where they cannot be."""

@@ -20,6 +20,7 @@ class Settings:
     """How the core works; checked when made.
 
     recipe, cheaper  names or .toml files: what answers, and what does where that would be late or has failed
+    allowed          more of them, which a study may ask for by name
     deadline_s       from `submit` to the answer; None: none
     threads          of the worker; None: all
     queue            studies that may wait, beside the one that is worked on
@@ -29,6 +30,7 @@ class Settings:
 
     recipe: str = "default"
     cheaper: str = "fast"
+    allowed: tuple[str, ...] = ()
     deadline_s: float | None = None
     threads: int | None = None
     queue: int = 4
@@ -36,8 +38,10 @@ class Settings:
     warm_shapes: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (self.recipe, self.cheaper):
-            recipes.load(name)
+        named = self.named
+        for text in self.allowed:
+            if named[(name := recipes.load(text).name)] != text:
+                raise UsageError(f"two recipes are called {name}: {named[name]} and {text}; rename the file of one")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise UsageError(f"the deadline must be above 0 s, got {self.deadline_s}")
         if self.queue < 1:
@@ -45,6 +49,14 @@ class Settings:
         for shape in self.warm_shapes:
             if len(shape) != 3 or min(shape) < SMALLEST:
                 raise UsageError(f"a shape to be warm for has three sizes of {SMALLEST} or more, got {shape}")
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a study may ask for: recipes by name, as they are loaded; the one that answers comes first."""
+        found: dict[str, str] = {}
+        for text in (self.recipe, self.cheaper, *self.allowed):
+            found.setdefault(recipes.load(text).name, text)
+        return found
 
 
 @dataclass(frozen=True)

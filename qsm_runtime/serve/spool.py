@@ -6,70 +6,57 @@
   done/JOB/           objects of an answered scan, job.json, and derived/ once every peer has it
   failed/JOB/         objects, and job.json with the reason
 
-NAME is a hash of the object's UID: nothing a sender wrote becomes part of a path. However the process ends, `recover`
-returns to a state in which nothing received is lost and no answer is given twice: a job without a whole answer goes
-back to incoming, one whose answer lies in outgoing is done.
+  attempts.json       studies whose work never ended, and how often; reading: the object whose header is being read
+
+NAME is a hash of the object's UID: nothing a sender wrote becomes part of a path. However the process ends, `repair`
+returns to a state in which nothing received is lost and no answer is given twice.
 """
 
 import contextlib
 import errno
 import os
-import queue
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said
-from qsm_runtime.serve.spool_files import folders, merge, size_of, sync_folder, write_record
+from qsm_runtime.serve.attempts import Attempts, Reading
+from qsm_runtime.serve.keep import Keep, Kept, remove
+from qsm_runtime.serve.spool_files import folders, size_of, sync_folder, write_record
+from qsm_runtime.serve.spool_limits import MIB, Limits, SpoolFull
+from qsm_runtime.serve.spool_repair import DERIVED, STATES, Flusher, repair
+
+__all__ = ["DERIVED", "MIB", "STATES", "Limits", "Spool", "SpoolFull"]
 
 try:
     import fcntl
 except ImportError:  # Windows: two servers on one spool are not told apart
     fcntl = None  # type: ignore[assignment]
 
-MIB = 2**20
-STATES = ("incoming", "working", "outgoing", "done", "failed")
-DERIVED = "derived"
-Fsync = Literal["always", "soon", "never"]
-
-
-class SpoolFull(OutputError):
-    """There is no room for what came: the sender keeps it and may try again."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """objects: waiting in incoming. held_mib: everything but done. done_jobs, done_mib: the oldest are removed beyond.
-
-    reserve_mib: of the disk, left free for results. fsync: whether an object is on the disk before it is acknowledged
-    ("always"), is written out at once but acknowledged before ("soon": a power failure may take what came in the last
-    moment, an ended process nothing), or when the system likes.
-    """
-
-    objects: int = 50_000
-    held_mib: int = 65_536
-    done_jobs: int = 100
-    done_mib: int = 16_384
-    reserve_mib: int = 512
-    fsync: Fsync = "soon"
-
 
 class Spool:
-    """One folder, one process. Methods may be called by several threads."""
+    """One folder, one process. Methods may be called by several threads.
 
-    def __init__(self, root: Path, limits: Limits | None = None) -> None:
-        self.root, self.limits = Path(root), limits or Limits()
+    removed: told the state, the job and the bytes of what is removed because of the limits.
+    """
+
+    def __init__(
+        self, root: Path, limits: Limits | None = None, removed: Callable[[str, str, int], None] | None = None
+    ) -> None:
+        self.root, self.limits, self._removed = Path(root), limits or Limits(), removed
         self._lock = threading.RLock()
         self._where: dict[str, Path] = {}  # of every object that came, its folder
         self._sizes: dict[str, int] = {}  # bytes by state
         self._waiting = 0
-        self._written: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._flusher: threading.Thread | None = None
+        self._kept = Kept(self.folder("done"), self.folder("failed"))
+        self._flusher: Flusher | None = None
         self._held: IO[str] | None = None
+        self._reading: Reading | None = None
+        self.attempts = Attempts(self.root / "attempts.json")
 
     def open(self) -> list[Path]:
         """Make the folders, repair what an ended process left, and return the objects that wait, oldest first."""
@@ -84,17 +71,22 @@ class Spool:
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise OutputError(f"{self.root} is used by another server; give each its own --spool") from error
-        waiting = self.recover()
+        waiting = self._recover()
+        self._reading = Reading(self.root / "reading")
+        if self._reading.left in {path.name for path in waiting}:
+            self.attempts.died_at(self._reading.left)
         if self.limits.fsync == "soon":
-            self._flusher = threading.Thread(target=self._flush, name="spool-flush", daemon=True)
-            self._flusher.start()
+            self._flusher = Flusher(self.path)
         return waiting
 
     def close(self) -> None:
         if self._flusher is not None:
-            self._written.put(None)
-            self._flusher.join()
+            self._flusher.stop()
             self._flusher = None
+        self.attempts.close()
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -102,27 +94,12 @@ class Spool:
     def folder(self, state: str, job: str = "") -> Path:
         return self.root / state / job
 
-    def recover(self) -> list[Path]:
-        """Bring every folder to a state this process can go on from. Returns the objects in incoming."""
+    def _recover(self) -> list[Path]:
+        """Learn what is there, after what an ended process left is repaired. Returns the objects in incoming."""
         with self._lock:
-            for part in self.folder("incoming").glob("*.part"):
-                part.unlink()
-            for draft in self.folder("outgoing").glob(".*"):
-                shutil.rmtree(draft)
-            for job in folders(self.folder("working")):
-                if self.folder("outgoing", job.name).is_dir() or self.folder("done", job.name).is_dir():
-                    merge(job, self.folder("done", job.name))
-                else:
-                    for path in job.glob("*.dcm"):
-                        os.replace(path, self.folder("incoming") / path.name)
-                    shutil.rmtree(job)
-            self._where = {}
-            for state in ("done", "failed"):
-                for job in folders(self.folder(state)):
-                    if state == "done":
-                        self._where.update({path.name: job for path in job.glob("*.dcm")})
-            waiting = sorted(self.folder("incoming").glob("*.dcm"), key=lambda path: path.stat().st_mtime_ns)
-            self._where.update({path.name: self.folder("incoming") for path in waiting})
+            waiting = repair(self.root)
+            self._where = {path.name: path.parent for job in folders(self.folder("done")) for path in job.glob("*.dcm")}
+            self._where.update({path.name: path.parent for path in waiting})
             self._waiting = len(waiting)
             self._sizes = {state: size_of(self.folder(state)) for state in STATES}
             self.retire()
@@ -133,6 +110,10 @@ class Spool:
         with self._lock:
             folder = self._where.get(name)
         return None if folder is None else folder / name
+
+    def reading(self, name: str) -> AbstractContextManager[None]:
+        """While the header of an object of incoming is read, one at a time: the next start knows if it was the end."""
+        return contextlib.nullcontext() if self._reading is None else self._reading.of(name)
 
     def holds(self, name: str, data: bytes) -> bool:
         """Whether an object that is waiting, in work or done is exactly this."""
@@ -162,7 +143,7 @@ class Spool:
         if self.limits.fsync == "always":
             sync_folder(path.parent)
         elif self._flusher is not None:
-            self._written.put(path)
+            self._flusher.write_out(path)
         with self._lock:
             self._where[name] = path.parent
             self._waiting += 1
@@ -244,17 +225,12 @@ class Spool:
 
     def outgoing(self) -> list[str]:
         """Jobs with an answer that some peer has yet to acknowledge, oldest first."""
-        return sorted(job.name for job in folders(self.folder("outgoing")) if not job.name.startswith("."))
+        return sorted(job.name for job in folders(self.folder("outgoing")))
 
     def retire(self) -> None:
-        """Remove the oldest jobs of done beyond its limits, but none whose answer is still to be sent."""
+        """Remove jobs of done and failed that are kept no longer, but none whose answer is still to be sent."""
         with self._lock:
-            pending = set(self.outgoing())
-            jobs = [job for job in sorted(folders(self.folder("done"))) if job.name not in pending]
-            excess = len(jobs) - self.limits.done_jobs
-            for i, job in enumerate(jobs):
-                if i >= excess and self._sizes["done"] <= self.limits.done_mib * MIB:
-                    break
+            for job in self._kept.beyond(self.limits.keep, set(self.outgoing())):
                 self._remove(job)
 
     def state(self) -> dict[str, Any]:
@@ -271,18 +247,26 @@ class Spool:
             if held + size > self.limits.held_mib * MIB:
                 raise SpoolFull(f"{self.root} holds {held // MIB} MiB: remove what failed")
             needed = size + self.limits.reserve_mib * MIB
-            while shutil.disk_usage(self.root).free < needed:
-                pending = set(self.outgoing())
-                oldest = next((j for j in sorted(folders(self.folder("done"))) if j.name not in pending), None)
-                if oldest is None:
-                    raise SpoolFull(f"the disk of {self.root} is full: free space")
-                self._remove(oldest)
+            if shutil.disk_usage(self.root).free >= needed:
+                return
+            for job in self._kept.beyond(Keep(gib=0.0), set(self.outgoing())):
+                if job.parent.name == "done":  # what failed may not be had again
+                    self._remove(job)
+                    if shutil.disk_usage(self.root).free >= needed:
+                        return
+            raise SpoolFull(f"the disk of {self.root} is full: free space")
 
     def _remove(self, job: Path) -> None:
-        self._sizes["done"] -= size_of(job)
-        for path in job.glob("*.dcm"):
-            self._where.pop(path.name, None)
-        shutil.rmtree(job)
+        state, size, names = job.parent.name, size_of(job), [path.name for path in job.glob("*.dcm")]
+        try:
+            remove(job)
+        except OSError:  # not ours any more: it is tried again
+            return
+        self._sizes[state] -= size
+        for name in names if state == "done" else ():
+            self._where.pop(name, None)
+        if self._removed is not None:
+            self._removed(state, job.name, size)
 
     def _move(self, names: Iterable[str], folder: Path) -> dict[str, Path]:
         with self._lock:
@@ -312,14 +296,3 @@ class Spool:
                     del self._where[name]
             self._sizes["working"] -= size
             self._sizes[state] += size_of(place)
-
-    def _flush(self) -> None:
-        """Write out what was acknowledged, as soon as the disk can."""
-        while (path := self._written.get()) is not None:
-            for place in (path, self.path(path.name)):  # it may have moved meanwhile
-                try:
-                    with open(place or path, "rb") as stream:
-                        os.fsync(stream.fileno())
-                    break
-                except OSError:
-                    continue

@@ -12,7 +12,12 @@ RECORD = "job.json"
 
 def name_of(uid: str) -> str:
     """File name of the object with this UID."""
-    return f"{sha256(uid.encode()).hexdigest()[:40]}.dcm"
+    return f"{label_of(uid)}.dcm"
+
+
+def label_of(uid: str) -> str:
+    """What stands for a UID in the spool: always the same, whatever becomes of the log's salt."""
+    return sha256(uid.encode()).hexdigest()[:40]
 
 
 def read_record(job: Path) -> dict[str, Any]:
@@ -56,7 +61,8 @@ def merge(source: Path, target: Path) -> None:
 
 
 def folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()]
+    """Those that count: neither drafts nor what is being removed."""
+    return [path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def size_of(folder: Path) -> int:

@@ -35,13 +35,14 @@ PAUSES_S = (0.0, 1.0, 5.0, 30.0)  # before attempts to replace a worker that doe
 
 @dataclass(frozen=True)
 class Question:
-    """A study, by which of the two recipes, and by when (time.monotonic)."""
+    """A study, whether by the cheaper recipe, by when (time.monotonic), and the recipe's name if it asks for one."""
 
     scan: Scan
     mask: np.ndarray | None
     early: Early | None
     cheaper: bool
     deadline: float | None
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Supervisor:
         self.worker: WorkerProcess | None = None
         self.restarts = 0
 
-    def early(self) -> Early:
-        return Early(next(self._numbers), self._claim)
+    def early(self, recipe: str = "") -> Early:
+        return Early(next(self._numbers), self._claim, recipe)
 
     def _claim(self, early: Early) -> WorkerProcess | None:
         """The worker, if no other study has the place in it."""
@@ -84,8 +85,7 @@ class Supervisor:
 
     def launch(self, shapes: tuple[tuple[int, int, int], ...] | None) -> WorkerProcess:
         """Start a worker, warm for these shapes; None: for nothing, someone waits. Raises QsmError."""
-        chosen = self._settings
-        process = WorkerProcess(self._main, chosen.recipe, chosen.cheaper, chosen.threads, chosen.runtime, shapes)
+        process = WorkerProcess(self._main, self._settings, shapes)
         self._process = process
         if self._halted:
             process.kill()
@@ -139,11 +139,12 @@ class Supervisor:
     def ask(self, question: Question) -> Reply:
         """The worker's reply. Raises LostError where it ends over it, QsmError where it refuses."""
         worker, early, scan = self.worker or self.launch(None), question.early, question.scan
+        cheaper, recipe = question.cheaper, question.recipe
         now, deadline, pace = time.monotonic(), question.deadline, self._pace
-        ahead = early is not None and question.mask is None and not question.cheaper
+        ahead = early is not None and early.recipe == recipe and question.mask is None and not cheaper
         if ahead and early is not None and early.on(worker) and early.holds(scan):
             number = early.number
-            worker.tell(Run(number, question.cheaper, now, deadline, pace))
+            worker.tell(Run(number, cheaper, now, deadline, pace, recipe=recipe))
         else:
             ahead, number = False, next(self._numbers)
             self._make_room(early)
@@ -151,7 +152,7 @@ class Supervisor:
                 packed = Packed((scan, question.mask))
             except OSError as error:
                 raise ReconstructionError(f"no room for the images in memory: {error.strerror}") from None
-            worker.tell(Run(number, question.cheaper, now, deadline, pace, packed.text), packed.region)
+            worker.tell(Run(number, cheaper, now, deadline, pace, packed.text, recipe), packed.region)
             del packed  # the worker holds the images now
         end = time.monotonic() + self._limit_s(question)
         while True:
@@ -179,7 +180,9 @@ class Supervisor:
 
     def _limit_s(self, question: Question) -> float:
         """Seconds from now after which the worker hangs."""
-        expected = self._pace.total_s(self._names[question.cheaper], question.scan.magnitude.shape)
+        own, cheaper = self._names
+        name = cheaper if question.cheaper else question.recipe or own
+        expected = self._pace.total_s(name, question.scan.magnitude.shape)
         limit = LIMIT_S if expected is None else max(LEAST_LIMIT_S, LIMIT_TIMES * expected)
         if question.deadline is None or question.cheaper:
             return limit

@@ -68,6 +68,12 @@ class Task:
         return self.opened is None or len(self.arrived) == len(self.opened.echo_times_s)
 
     @property
+    def recipe(self) -> str:
+        """The name of the recipe that it asks for; empty: the server's."""
+        told = self.opened if self.run is None else self.run
+        return "" if told is None else told.recipe
+
+    @property
     def images(self) -> tuple[Scan, np.ndarray | None]:
         """The scan and the user's mask, in shared memory. Raises QsmError where early echoes make no valid scan."""
         if self._images is None and self.opened is not None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,17 +21,19 @@ from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said, write_files
 from qsm_runtime.io.dicom.find import FoundDicom
 from qsm_runtime.io.found import Found
+from qsm_runtime.serve.attempts import MAX_TRIES, Attempts, Reading
+from qsm_runtime.serve.keep import SWEEP_S
 from qsm_runtime.serve.log import StudyLog, hashed, scrubbed
-from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, RECORD, Claim, Claims, json_of
+from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, LOCK, RECORD, WORKING, Claim, Claims, json_of
 from qsm_runtime.serve.watch_drops import Drop, Drops, find_in
 from qsm_runtime.serve.watch_files import listing
+from qsm_runtime.serve.watch_headers import Headers
 from qsm_runtime.serve.watch_job import PutOff, Rules, Submits, Work
 from qsm_runtime.serve.watch_words import check_places, document_of, error_fields, nameless, refusals, study_of
 
-__all__ = ["Rules", "Watch"]
+__all__ = ["MAX_TRIES", "Rules", "Watch"]
 
 AT_ONCE = 2  # studies taken: one is read or written while the other is reconstructed
-MAX_TRIES = 3  # a study at whose work the process ended so often is not tried again
 AGAIN_S = 30.0  # before a folder that could not be moved is tried again
 
 
@@ -57,11 +60,15 @@ class Watch:
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._work = Work(core, log, rules, self._stopping)
         self._claims = Claims(self.folder)
-        self._drops = Drops(self.folder, FOLDERS, rules.threads or 2)
+        working = self.folder / WORKING
+        reading, attempts = Reading(working / LOCK), Attempts(working / ".attempts.json")
+        self._drops = Drops(self.folder, FOLDERS, Headers(rules.threads or 2, reading, attempts, rules.tries))
         self._jobs: list[Job] = []
         self._held: dict[str, float] = {}  # drops that could not be moved: name -> when to try again
         self._taking = True
-        self._counts = {DONE: 0, FAILED: 0}
+        self._unfinished: deque[Path] = deque()  # folders that an earlier process left in working
+        self._counts = {DONE: 0, FAILED: 0, "given_up": 0}
+        self._sweep_at = 0.0  # on the monotonic clock
         self._problem = ""
         self._runners = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch-scan")
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="watch-turn")
@@ -95,14 +102,14 @@ class Watch:
             "incomplete": sum(bool(drop.lacks) for drop in drops),
             "held": len(self._held),
             "working": len(self._jobs),
+            "unfinished": len(self._unfinished),
             **self._counts,
             **({"problem": self._problem} if self._problem else {}),
         }
 
     def _loop(self) -> None:
         """Turns until nothing is to be done; an error in one is told, and the next begins anew."""
-        for folder in self._claims.unfinished():
-            self._guarded(partial(self._resume, folder))
+        self._unfinished.extend(self._claims.unfinished())
         while not (self._stopping.is_set() and all(f.done() for job in self._jobs for f in job.futures)):
             self._wake.clear()
             begun = time.monotonic()
@@ -136,22 +143,27 @@ class Watch:
         foreign = listing(claim.data).foreign if claim.data.is_dir() else {}
         if foreign:
             self._begin(claim, [], refusals(foreign))
-        elif claim.tries >= MAX_TRIES:
-            self._begin(claim, [], [f"the process ended {claim.tries} times while it worked on this study"])
+        elif claim.tries >= self.rules.tries:
+            self._counts["given_up"] += 1
+            self.log.event("watch.given_up", level="error", study=hashed(claim.drop), tries=claim.tries)
+            self._begin(claim, [], [f"the server ended {claim.tries} times while it worked on this study"])
         else:
+            self._claims.begin(claim)
             scans, why = find_in(claim.data)
             self._begin(claim, scans, [why] if why else [])
 
     def _turn(self) -> None:
         self._end_finished()
+        self._sweep()
         if not self._taking:
             return
+        alone = self._one_alone()
         self._drops.look()
         self._check_out()
         here = {drop.name for drop in self._drops.current.values()}
         self._held = {name: again for name, again in self._held.items() if name in here}
         for drop in self._drops.current.values():
-            if len(self._jobs) >= AT_ONCE:
+            if alone or len(self._jobs) >= AT_ONCE:
                 return
             if drop.quiet_s < self.rules.settle_s or self._held.get(drop.name, 0.0) > time.monotonic():
                 continue
@@ -166,6 +178,23 @@ class Watch:
             else:
                 self._tell_once(drop, lacks)
 
+    def _one_alone(self) -> bool:
+        """Whether nothing else may be begun. What an earlier process left is resumed here, one after the other, and
+        what that process ended at is worked on alone: no neighbour must be counted with it."""
+        running = [job for job in self._jobs if not all(future.done() for future in job.futures)]
+        if self._unfinished and not running:
+            self._wake.set()
+            self._resume(self._unfinished.popleft())
+            return True
+        return bool(self._unfinished) or any(job.claim.tries > 1 for job in running)
+
+    def _sweep(self) -> None:
+        """Remove what ended long ago, now and then."""
+        if time.monotonic() >= self._sweep_at:
+            self._sweep_at = time.monotonic() + SWEEP_S
+            for state, study, size in self._claims.retire(self.rules.keep):
+                self.log.event("kept.removed", state=state, study=study, mib=size / 2**20)
+
     def _take(self, drop: Drop, problems: Sequence[str]) -> None:
         """Claim a drop and begin its scans; one that changed in that moment is put back."""
         try:
@@ -177,6 +206,7 @@ class Watch:
             self._held[drop.name] = time.monotonic() + AGAIN_S
             return
         self._held.pop(drop.name, None)
+        self._claims.begin(claim)
         here = listing(claim.data) if claim.data.is_dir() else None
         if here is not None and (here.files, here.foreign) != (drop.files, drop.foreign):
             if self._claims.put_back(claim):
@@ -193,7 +223,6 @@ class Watch:
         self._begin(claim, scans, problems)
 
     def _begin(self, claim: Claim, scans: list[Found], problems: Sequence[str]) -> None:
-        self._claims.begin(claim)
         job = Job(claim, scans, list(problems), study_of(scans, claim.drop))
         part = self._part(claim)
         for scan in scans:
@@ -241,6 +270,7 @@ class Watch:
         where = document["state"]
         place = self._claims.end(claim, where, document, document["reason"])
         self._counts[where] += 1
+        self._sweep_at = 0.0
         kinds = [one["error"]["kind"] for one in document["scans"] if "error" in one]
         here = listing(place / DATA)
         problems = [nameless(text, claim.drop, [*here.files, *here.foreign]) for text in document["problems"]]

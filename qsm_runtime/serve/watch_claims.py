@@ -11,7 +11,6 @@ exactly one of these; what is in working at a start is taken up again.
 import errno
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,11 @@ from typing import Any
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import REMEDIES, said, write_files
+from qsm_runtime.serve.keep import Keep, Kept, remove
+from qsm_runtime.serve.log import hashed
+from qsm_runtime.serve.spool_files import size_of
 from qsm_runtime.serve.watch_drops import Drop
+from qsm_runtime.serve.watch_folders import label, new_folder, remove_empty, try_to_move
 
 try:
     import fcntl
@@ -30,7 +33,6 @@ except ImportError:  # Windows: two watches of one folder are not told apart
 
 WORKING, DONE, FAILED = FOLDERS = ("working", "done", "failed")
 RECORD, REASON, DATA, LOCK = "study.json", "reason.txt", "data", ".lock"
-LABEL_LENGTH = 40
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Claims:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = -1
+        self._kept = Kept(root / DONE, root / FAILED, mark=RECORD)
         try:
             for name in FOLDERS:
                 (root / name).mkdir(exist_ok=True)
@@ -73,7 +76,7 @@ class Claims:
                         f"{root / name} lies on another file system, so nothing can be moved there at once"
                     )
             self._take_lock()
-            _try_to_move(root)
+            try_to_move(root, root / WORKING)
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
@@ -89,7 +92,7 @@ class Claims:
     def take(self, drop: Drop) -> Claim:
         """Move a drop into working. Raises OutputError where it cannot be moved; then it stays where it is."""
         now = datetime.now(UTC)
-        folder = _new_folder(self.root / WORKING, f"{now:%Y%m%dT%H%M%SZ}{_label(drop.name)}")
+        folder = new_folder(self.root, FOLDERS, f"{now:%Y%m%dT%H%M%SZ}{label(drop.name)}")
         entries = {name: tuple(mark) for name, mark in drop.files.items()} if drop.loose else {}
         entries |= dict.fromkeys(drop.foreign, ()) if drop.loose else {}
         claim = Claim(folder.name, folder, drop.name, drop.loose, 0, now.isoformat(timespec="seconds"), entries)
@@ -120,7 +123,7 @@ class Claims:
                 moved = False
         if moved:
             for rest in (claim.folder / RECORD, data, claim.folder):
-                _remove(rest)
+                remove_empty(rest)
         return moved
 
     def unfinished(self) -> list[Path]:
@@ -136,7 +139,7 @@ class Claims:
         if (folder / DATA).is_dir() and any((folder / DATA).iterdir()):
             return claim
         for rest in (*folder.glob(".*.tmp"), folder / RECORD, folder / DATA, folder):
-            _remove(rest)
+            remove_empty(rest)
         return None
 
     def begin(self, claim: Claim, step: int = 1) -> None:
@@ -161,6 +164,18 @@ class Claims:
         except OSError as error:
             raise OutputError(said(place, error)) from error
         return place
+
+    def retire(self, keep: Keep) -> list[tuple[str, str, int]]:
+        """Remove studies of done and failed that are kept no longer; of each its state, hash and bytes."""
+        removed = []
+        for folder in self._kept.beyond(keep):
+            study, size = _study_in(folder), size_of(folder)
+            try:
+                remove(folder)
+            except OSError:  # not ours any more: it is tried again
+                continue
+            removed.append((folder.parent.name, study, size))
+        return removed
 
     def _write(self, claim: Claim, document: Mapping[str, Any]) -> None:
         write_files({claim.folder / RECORD: [json_of(document)]}, overwrite=True)
@@ -206,46 +221,9 @@ def _recorded(folder: Path) -> Claim:
         return Claim(folder.name, folder, inside[0] if single else folder.name, not single)
 
 
-def _label(name: str) -> str:
-    """What of a drop's name can stand in a path: a patient's odd characters cannot."""
-    kept = re.sub(r"[^A-Za-z0-9.-]+", "-", name.removeprefix("loose files of "))[:LABEL_LENGTH].strip("-.")
-    return f"_{kept}" if kept else ""
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    """A folder of this name that neither working nor done nor failed had."""
-    for number in range(1, 10_000):
-        path = parent / (name if number == 1 else f"{name}_{number}")
-        if any((parent.parent / other / path.name).exists() for other in FOLDERS):
-            continue
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise OutputError(said(path, error)) from error
-        return path
-    raise OutputError(f"{parent / name}: no free name for it")
-
-
-def _try_to_move(root: Path) -> None:
-    """Raise OSError where a folder cannot be moved from `root` into working."""
-    probe = root / f".probe-{os.getpid()}"
-    probe.mkdir()
+def _study_in(folder: Path) -> str:
+    """The hash by which an ended study stands in the log."""
     try:
-        os.rename(probe, root / WORKING / probe.name)
-        os.rmdir(root / WORKING / probe.name)
-    except OSError:
-        _remove(probe)
-        raise
-
-
-def _remove(path: Path) -> None:
-    """Remove a file of ours or an empty folder, if it is there."""
-    try:
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
-    except OSError:
-        return
+        return str(json.loads((folder / RECORD).read_text(encoding="ascii"))["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return hashed(folder.name)

@@ -54,11 +54,11 @@ class Drop:
 class Drops:
     """The drops in a folder; `reserved`: names in it that are none. `waiting`: headers are still to be read."""
 
-    def __init__(self, folder: Path, reserved: Iterable[str], threads: int = 2) -> None:
+    def __init__(self, folder: Path, reserved: Iterable[str], headers: Headers) -> None:
         self.folder = folder
         self.current: dict[tuple[str, str], Drop] = {}
         self.waiting = False
-        self.headers = Headers(threads)
+        self.headers = headers
         self._reserved = {name.casefold() for name in reserved}
 
     def look(self) -> None:

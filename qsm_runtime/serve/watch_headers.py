@@ -1,6 +1,7 @@
 """Headers of files that others wrote, each read once for as long as the file does not change, by threads of their own.
 
 Nothing that such a file makes a reader do ends the watch: an error of any kind becomes the reason why it has no planes.
+Nor does what ends the whole process do so for ever: after that, files are read one by one until it is known which.
 """
 
 import time
@@ -13,32 +14,49 @@ from typing import TypeVar
 from qsm_runtime.errors import QsmError
 from qsm_runtime.io.dicom.frames import Frame
 from qsm_runtime.io.dicom.read import Planes, read_file
+from qsm_runtime.serve.attempts import MAX_TRIES, Attempts, Reading
+from qsm_runtime.serve.spool_files import label_of
 from qsm_runtime.serve.watch_files import Print
 
 T = TypeVar("T")
 NEVER_DICOM = (".nii", ".nii.gz", ".json", ".zip", ".tar", ".tar.gz", ".tgz", ".bval", ".bvec", ".txt", ".xml", ".png")
 BATCH = 32  # headers read between two looks at the clock
+MANY = "many"  # that are being read at once
 
 
 class Headers:
-    """Planes by file."""
+    """Planes by file. reading, attempts: where earlier processes ended, which one may do `tries` times."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, reading: Reading, attempts: Attempts, tries: int = MAX_TRIES) -> None:
+        self._reading, self._attempts, self._tries = reading, attempts, tries
+        self._batch = 1 if reading.left else BATCH
+        if reading.left not in ("", MANY):
+            attempts.died_at(reading.left)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="headers")
         self._read: dict[Path, tuple[Print, list[Frame] | str]] = {}
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._reading.close()
 
     def read(self, files: Mapping[Path, Print], until: float = float("inf")) -> bool:
         """Read what changed or is new, up to a moment on the monotonic clock. Returns whether all of it was."""
         new = [path for path, mark in files.items() if self.of(path, mark) is None]
-        for first in range(0, len(new), BATCH):
+        for first in range(0, len(new), self._batch):
             if time.monotonic() > until:
                 return False
-            futures = {path: self._pool.submit(_planes_of, path) for path in new[first : first + BATCH]}
-            for path, future in futures.items():
-                self._read[path] = (files[path], outcome(future))
+            batch = new[first : first + self._batch]
+            label = label_of(ascii((str(batch[0]), files[batch[0]]))) if len(batch) == 1 else MANY
+            tries = self._attempts.before(label)
+            if tries >= self._tries:
+                self._read[batch[0]] = (files[batch[0]], f"the server ended {tries} times when it read this file")
+                continue
+            with self._reading.of(label):
+                futures = {path: self._pool.submit(_planes_of, path) for path in batch}
+                for path, future in futures.items():
+                    self._read[path] = (files[path], outcome(future))
+            if tries:
+                self._attempts.ended(label)
         return True
 
     def of(self, path: Path, mark: Print) -> list[Frame] | str | None:

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,9 @@ from qsm_runtime.io.acquisition import Acquisition
 from qsm_runtime.io.dicom.write import derived_series, template_of, write_series
 from qsm_runtime.io.found import Found
 from qsm_runtime.provenance import sidecar_fields
+from qsm_runtime.serve.attempts import MAX_TRIES
 from qsm_runtime.serve.core import Answer, Busy
+from qsm_runtime.serve.keep import Keep
 from qsm_runtime.serve.log import StudyLog
 
 BUSY_S = 0.5  # before the core is asked again
@@ -33,7 +35,11 @@ class Submits(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """form: nifti, dicom or both. Seconds: see `qsm serve watch`. disk_s: how long a full disk is waited for."""
+    """form: nifti, dicom or both. Seconds: see `qsm serve watch`. disk_s: how long a full disk is waited for.
+
+    keep: of done and failed. tries: a study at which the process ended so often is given up. versions: of the software,
+    for sidecars.
+    """
 
     form: str = "nifti"
     settle_s: float = 10.0
@@ -41,6 +47,9 @@ class Rules:
     poll_s: float = 1.0
     threads: int | None = None
     disk_s: float = 600.0
+    keep: Keep = field(default_factory=Keep)
+    tries: int = MAX_TRIES
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ def write(part: Path, acquisition: Acquisition, answer: Answer, rules: Rules) ->
     written: list[Path] = []
     if rules.form in ("nifti", "both"):
         fields = {**sidecar_fields(result), "Recipe": answer.recipe, "DeadlinePassed": answer.late}
+        fields["SoftwareVersions"] = dict(rules.versions)
         files = io.write_maps(part, acquisition, maps, fields, overwrite=True, threads=rules.threads)
         written += files.values()
     if rules.form == "dicom" or (rules.form == "both" and acquisition.dicom is not None):

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 
 from qsm_runtime.errors import QsmError
-from qsm_runtime.networks.runtime import Runtime
 from qsm_runtime.serve.messages import Done, Drop, Echo, LastWords, Message, Open, Ready, Refused, Run, Stop
 from qsm_runtime.serve.pace import Pace
+from qsm_runtime.serve.settings import Settings
 from qsm_runtime.serve.shared import Packed, Region
 from qsm_runtime.serve.task import DroppedError, Outcome, Task, work
 from qsm_runtime.serve.warm import Prepared, prepare, warm_up
@@ -29,14 +29,7 @@ ORPHANED = 3  # exit code where the parent is gone
 _PR_SET_PDEATHSIG = 1  # prctl.h
 
 
-def main(
-    connection: Connection,
-    recipe: str,
-    cheaper: str,
-    threads: int | None,
-    runtime: Runtime | None,
-    shapes: tuple[tuple[int, int, int], ...] | None,
-) -> None:
+def main(connection: Connection, settings: Settings, shapes: tuple[tuple[int, int, int], ...] | None) -> None:
     """Serve until told to stop. shapes: matrix sizes to be warm for; None: begin cold, someone is waiting."""
     for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then lets this process finish its work
         signal.signal(number, signal.SIG_IGN)
@@ -46,7 +39,7 @@ def main(
     with desk:
         start, pace = time.monotonic(), Pace()
         try:
-            ready = prepare(recipe, cheaper, threads, runtime)
+            ready = prepare(settings)
             if shapes is not None:
                 warm_up(ready, shapes, pace)
         except QsmError as error:
@@ -62,6 +55,7 @@ def serve(desk: "Desk", task: Task, ready: Prepared) -> None:
     """Do what can be done for a task now: work on it if it is complete, answer it if it was asked for."""
     if task.dropped:
         return
+    ready = ready.asked(task.recipe)
     if not task.complete:
         task.rehearse(ready)
         return

@@ -150,3 +150,12 @@ def test_figures_of_nothing_are_none():
 
 def test_figures_do_not_change_with_the_clock():
     assert plots.figures(RECORDS) == plots.figures(RECORDS)
+
+
+def test_hatches_take_little_room():
+    """Eight parts of a bar, each with a hatch of its own: dots and circles would be hundreds of kilobytes."""
+    stages = {f"part{i}": 1.0 for i in range(len(plots.HATCHES))}
+    with plots.mpl.rc_context(plots.STYLE):
+        drawn = plots.svg(plots._stacked({"row": stages}, "seconds"))
+    assert drawn.count("<pattern") == len(plots.HATCHES) - 1
+    assert len(drawn) < 40_000

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from qsm_runtime import bench
-from qsm_runtime.benching import inputs, machine, noise, plan, suite
+from qsm_runtime.benching import inputs, machine, noise, plan, records, suite
 from qsm_runtime.cli import bench_plan, main
 from qsm_runtime.errors import DeviceError, UsageError
 from qsm_runtime.grid import Grid
@@ -125,7 +127,9 @@ def test_sizes_and_threads_that_cannot_be_are_refused(monkeypatch):
 
 def test_a_child_that_fails_is_a_record(tmp_path, monkeypatch):
     monkeypatch.setenv("QSM_BENCH_CACHE", str(tmp_path))
-    said = suite.child({"kind": "recipe", "threads": AVAILABLE, "recipe": "fast", "input": {"head": "no.npz"}}, 60)
+    said = suite.child(
+        {"kind": "recipe", "threads": AVAILABLE, "recipe": "fast", "input": {"head": "no.npz"}}, PATIENCE_S
+    )
     assert said["status"] == "crashed"
     assert "no.npz" in said["error"]
 
@@ -136,7 +140,7 @@ def test_a_case_that_the_library_refuses_is_a_record(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     head = {"head": str(inputs.head(Grid((24, 24, 24), (8.0, 8.0, 8.0))))}
     case = {"kind": "model", "model": "dipole", "threads": 1, "input": head, "device": "cuda", "repeats": 1}
-    said = suite.child({**case, "limit_s": 1}, 60)
+    said = suite.child({**case, "limit_s": 1}, PATIENCE_S)
     assert said["status"] == "refused"
     assert "--device cuda cannot be met" in said["error"]
 
@@ -151,7 +155,7 @@ def test_harness_costs_next_to_nothing():
         return time.process_time() - start
 
     record, _ = bench.measure(work, (8, 8, 8), repeats=5, budget_s=5)
-    assert np.median(record["time"]["warm_cpu_s"]) < 1.02 * 0.0204
+    assert min(record["time"]["warm_cpu_s"]) < 1.02 * 0.0204  # the clocks are in every call
 
 
 @pytest.mark.skipif(bench.Ticks.now().busy is None, reason="the system does not tell what else it does")
@@ -194,7 +198,7 @@ def test_a_scan_of_ones_own(tmp_path, monkeypatch, capsys):
     data, output = tmp_path / "data", tmp_path / "run.jsonl"
     assert main(["phantom", "-o", str(data), "--matrix", "40,48,40", "--voxel-mm", "4,4,4", "-q"]) == 0
     words = ["--recipe", "fast", "--networks", "none", "--repeats", "1", "--cold-runs", "0", "--threads", "1"]
-    assert main(["bench", "--scan", str(data), "-o", str(output), *words, "--limit-s", "20", "-q"]) == 0
+    assert main(["bench", "--scan", str(data), "-o", str(output), *words, "--limit-s", str(PATIENCE_S), "-q"]) == 0
     assert "sub-sim" in capsys.readouterr().out
     _, record = bench.read(output)
     assert record["status"] == "ok", record.get("error")
@@ -209,8 +213,8 @@ def test_run_writes_a_record_a_case_and_a_report(tmp_path, monkeypatch, capsys):
     output, html, markdown = (tmp_path / name for name in ("run.jsonl", "run.html", "run.md"))
     code = main(
         ["bench", "-o", str(output), "--sizes", SIZE, "--recipe", "fast", "--networks", "none", "--repeats", "1",
-         "--cold-runs", "1", "--limit-s", "20", "--threads", str(AVAILABLE), "--html", str(html), "--markdown",
-         str(markdown), "--budget-s", "600", "-q"]
+         "--cold-runs", "1", "--limit-s", str(PATIENCE_S), "--threads", str(AVAILABLE), "--html", str(html),
+         "--markdown", str(markdown), "--budget-s", "600", "-q"]
     )  # fmt: skip
     assert code == 0
     assert "What fits 600 s" in capsys.readouterr().out
@@ -231,3 +235,67 @@ def test_run_writes_a_record_a_case_and_a_report(tmp_path, monkeypatch, capsys):
     assert "<svg" in html.read_text()
     assert "Warm times" in markdown.read_text()
     json.dumps(records)
+
+
+SIEMENS = """
+import sys
+from pathlib import Path
+from benchmarks.scanner_dicom import planes, write_study
+from qsm_runtime.grid import Grid
+from qsm_runtime.phantom import simulate_head
+grid = Grid((40, 48, 40), (4.0, 4.0, 4.0))
+scan = simulate_head(grid, echo_times_s=(0.004, 0.009, 0.014), oversample=1).scan
+write_study(list(planes(scan, grid.voxel_mm, "echoes")), Path(sys.argv[1]))
+"""
+
+
+def test_a_dicom_folder_is_a_scan_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Its matrix is on record, and that there is no truth to hold the map against."""
+    monkeypatch.setenv("QSM_BENCH_CACHE", str(tmp_path / "cache"))
+    data, output = tmp_path / "data", tmp_path / "run.jsonl"
+    root = Path(__file__).resolve().parents[2]  # benchmarks are no part of the package
+    subprocess.run([sys.executable, "-c", SIEMENS, str(data)], cwd=root, check=True)
+    words = ["--recipe", "fast", "--networks", "none", "--repeats", "1", "--cold-runs", "1", "--threads", "1"]
+    assert main(["bench", "--scan", str(data), "-o", str(output), *words, "--limit-s", str(PATIENCE_S)]) == 0
+    said = capsys.readouterr()
+    _, warm, cold = bench.read(output)
+    for record in (warm, cold):
+        assert record["status"] == "ok", record.get("error")
+        assert record["case"]["source"] == "data"
+        assert record["accuracy"] == {}
+        assert records.accuracy_of(record) == "no truth"
+        assert not records.wrong(record)
+        assert record["grid"]["shape"] == [40, 48, 40]
+        assert record["grid"]["voxel_mm"] == [4.0, 4.0, 4.0]
+    assert "no truth" in said.out
+    assert "no truth" in said.err
+
+
+BURN = """
+import sys, time
+while time.process_time() < 1:
+    pass
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(bench.Ticks.now().busy is None, reason="the system does not tell what else it does")
+def test_children_that_are_measured_are_no_load_beside_it():
+    """A grandchild that burns a second of CPU: own while it runs and after it ended, where it is asked for."""
+    with_it, alone = bench.Ticks.with_children(), bench.Ticks.now()
+    words = [sys.executable, "-c", BURN]
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({words!r})"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child.stdout.readline()
+    burnt, beside = bench.Ticks.with_children(), bench.Ticks.now()
+    child.communicate()
+
+    def others_s(start, end):
+        return bench.load_between(start, end)["others_share"] * (end.wall - start.wall) * os.cpu_count()
+
+    assert burnt.own - with_it.own > 0.9
+    assert bench.Ticks.with_children().own >= burnt.own - 0.1
+    assert others_s(alone, beside) - others_s(with_it, burnt) > 0.7

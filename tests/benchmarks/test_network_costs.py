@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def records(folder: Path) -> dict[str, list[dict]]:
     found = {}
-    shared = ["--models", str(folder), "--network", "one", "--threads", "1", "--repeats", "1", "--budget-s", "20"]
+    shared = ["--models", str(folder), "--network", "one", "--threads", "1", "--repeats", "1", "--budget-s", "300"]
     head = "40,48,40@4"
     for mode, device, size in (("whole", "ort-cpu", "24"), ("devices", "ort-cpu", head), ("devices", "cuda:63", head)):
         output = folder / f"{mode}_{device[:4]}.jsonl"

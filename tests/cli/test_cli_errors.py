@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import qsm_runtime
 from qsm_runtime import pipeline
 
 TYPOS = [
@@ -240,3 +242,52 @@ def test_debug_shows_the_traceback_wherever_it_stands(qsm, monkeypatch):
     ran = qsm("methods", "nope", "--debug")
     assert ran.code == 2
     assert "Traceback" in ran.err
+
+
+@pytest.fixture
+def no_cache(tmp_path) -> dict[str, str]:
+    """Variables of a process that can keep compiled kernels nowhere: the package lies where none are, and no folder
+    for them can be made."""
+    copy, blocked = tmp_path / "site" / "qsm_runtime", tmp_path / "file"
+    shutil.copytree(Path(qsm_runtime.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in [copy, *(p for p in copy.rglob("*") if p.is_dir())]:
+        (folder / "__pycache__").write_text("")  # a file: no folder of that name can be made
+    blocked.write_text("")
+    (tmp_path / "tmp").mkdir()
+    moved = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "QSM_CACHE_DIR"), str(blocked))
+    own = {"PYTHONPATH": str(copy.parent), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | moved | own | {"TMPDIR": str(tmp_path / "tmp")}
+
+
+def test_where_no_kernel_can_be_kept_each_start_compiles(no_cache, dataset, tmp_path):
+    """A warning with the remedy, the result, and nothing left; QSM_CACHE_DIR is the remedy."""
+    output = tmp_path / "mask.nii.gz"
+    command = [sys.executable, "-m", "qsm_runtime.cli", "mask", dataset, "-o", output, "--method", "threshold", "-q"]
+    done = subprocess.run(command, env=no_cache, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: no cache folder can be written")
+    assert "set QSM_CACHE_DIR to a folder that can be written" in done.stderr
+    assert nib.load(output).get_fdata().any()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    ask = (
+        "from qsm_runtime.kernels import convolve, threads\n"
+        "print(threads.KERNELS_LAST, convolve.multiply._cache.cache_path)"
+    )
+    kept = no_cache | {"QSM_CACHE_DIR": str(tmp_path / "kept")}
+    asked = subprocess.run([sys.executable, "-c", ask], env=kept, capture_output=True, text=True, check=True)
+    assert asked.stdout.startswith(f"True {tmp_path / 'kept' / 'numba'}")
+    assert asked.stderr == ""
+
+
+def test_no_temporary_folder_either_is_an_error_with_its_remedy(no_cache, dataset, tmp_path):
+    """No folder of tempfile's list can be written, as on a disk that is full."""
+    (Path(no_cache["PYTHONPATH"]) / "sitecustomize.py").write_text(
+        "import tempfile\n"
+        "def mkdtemp(*a, **k): raise FileNotFoundError(2, 'No usable temporary directory found')\n"
+        "tempfile.mkdtemp = mkdtemp\n"
+    )
+    command = [sys.executable, "-m", "qsm_runtime.cli", "mask", dataset, "-o", tmp_path / "mask.nii.gz"]
+    done = subprocess.run(command, env=no_cache, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "set QSM_CACHE_DIR" in done.stderr
+    assert "bug" not in done.stderr

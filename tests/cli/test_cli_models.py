@@ -4,7 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from qsm_runtime.provenance import networks_said
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "networks"))
 from small_model import convolutions, fields_of
@@ -158,3 +161,89 @@ def test_devices_are_asked_for_by_option(qsm, whole, dataset, recipe, tmp_path) 
         assert ran.code == 2, ran.err
         assert wrong[1] in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def anywhere(folder: Path) -> None:
+    """Let the card take any voxels and any B0."""
+    fields = json.loads((folder / "small.json").read_text())
+    fields["geometry"] |= {"voxel_mm": None, "b0": "any"}
+    (folder / "small.json").write_text(json.dumps(fields))
+
+
+def test_memory_decides_between_the_whole_volume_and_patches(qsm, folder, truth, tmp_path) -> None:
+    anywhere(folder)
+    local, mask = (truth / f"sub-sim_{name}.nii.gz" for name in ("desc-local_fieldmap", "mask"))
+    command = ["invert", local, "--mask", mask, "--method", "network", "--set", "model=small", "--models", folder]
+    command += ["--device", "ort-cpu", "--json"]
+    whole = qsm(*command, "-o", tmp_path / "whole.nii.gz")
+    assert whole.code == 0, whole.err
+    line = "inversion: network small 1.0 on onnxruntime's CPU provider, f32, whole volume"
+    assert line in whole.err.splitlines()
+    assert whole.document["networks"] == [line]
+    cut = qsm(*command, "-o", tmp_path / "cut.nii.gz", "--memory-mib", "1.5", "-q")
+    assert cut.code == 0, cut.err
+    assert "network small 1.0" not in cut.err
+    records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "cut.json")]
+    assert [r.get("NetworkMemoryMiB") for r in records] == [None, 1.5]
+    ran = records[1]["ChosenParameters"]["inversion.network"]
+    assert ran["patches"] > 1
+    assert np.prod(ran["patch"]) * 100 <= 1.5 * 2**20  # bytes a voxel, by its card
+    sizes = "x".join(map(str, ran["patch"]))
+    assert cut.document["networks"] == [line.replace("whole volume", f"{ran['patches']} patches of {sizes} voxels")]
+
+
+def test_a_run_says_which_network_ran_where(qsm, folder, dataset, recipe, tmp_path) -> None:
+    anywhere(folder)
+    command = ["run", dataset, "-o", tmp_path, "--recipe", recipe, "--inversion", "network", "--no-picture", "--json"]
+    command += ["--set", "inversion.model=small", "--models", folder, "--device", "ort-cpu"]
+    ran = qsm(*command, "--memory-mib", "500")
+    assert ran.code == 0, ran.err
+    line = "inversion: network small 1.0 on onnxruntime's CPU provider, f32, whole volume"
+    assert line in ran.err.splitlines()
+    (scan,) = ran.document["scans"]
+    assert scan["networks"] == [line]
+    sidecar = Path(scan["outputs"]["chi"].replace(".nii.gz", ".json"))
+    assert json.loads(sidecar.read_text())["NetworkMemoryMiB"] == 500
+    classical = qsm("run", dataset, "-o", tmp_path, "--recipe", recipe, "--overwrite", "--json", "--memory-mib", "500")
+    assert classical.document["scans"][0]["networks"] == []
+    assert "NetworkMemoryMiB" not in json.loads(sidecar.read_text())  # it decided nothing
+
+
+def test_a_network_that_was_left_is_not_said_to_have_run(qsm, folder, dataset, recipe, tmp_path) -> None:
+    anywhere(folder)
+    command = ["run", dataset, "-o", tmp_path, "--recipe", recipe, "--inversion", "network", "--no-picture", "--json"]
+    command += ["--set", "inversion.model=small", "--models", folder, "--device", "ort-cpu", "--fallback", "tkd"]
+    ran = qsm(*command)  # 4 mm voxels, trained on 0.6 to 1.5
+    assert ran.code == 0, ran.err
+    assert "inversion by tkd instead of the network" in ran.err
+    assert ran.document["scans"][0]["networks"] == []
+
+
+@pytest.mark.parametrize("command", ["run", "mask", "unwrap", "field", "background", "invert"])
+def test_memory_must_be_a_positive_number(qsm, dataset, tmp_path, command: str) -> None:
+    for wrong in ("0", "-5", "nan", "inf", "much"):
+        ran = qsm(command, dataset, "-o", tmp_path / "out.nii.gz", "--memory-mib", wrong)
+        assert ran.code == 2, ran.err
+        assert "--memory-mib" in ran.err
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+PLACES = [
+    ({"provider": "openvino", "engine": "openvino 2026.1"}, "OpenVINO on the CPU"),
+    ({"provider": "openvino", "engine": "onnxruntime 1.31"}, "onnxruntime's OpenVINO provider on the CPU"),
+    (
+        {"provider": "cuda", "device_number": 1, "operators": {"cuda": 9, "cpu": 2}},
+        "onnxruntime's CUDA provider on GPU 1 (2 of 11 operators elsewhere)",
+    ),
+    ({"provider": "tensorrt", "operators": {"tensorrt": 1}}, "onnxruntime's TensorRT provider on GPU 0"),
+]
+
+
+@pytest.mark.parametrize(("changed", "place"), PLACES)
+def test_where_a_network_ran_is_said_as_it_was_recorded(changed, place: str) -> None:
+    about = {
+        "model": "net", "version": "2", "provider": "cpu", "engine": "onnxruntime 1.31", "device_number": 0,
+        "operators": {}, "precision": "f16", "patches": 8, "patch": [64, 64, 32],
+    }  # fmt: skip
+    (line,) = networks_said({"mask.network": about | changed, "mask.other": 1})
+    assert line == f"mask: network net 2 on {place}, f16, 8 patches of 64x64x32 voxels"

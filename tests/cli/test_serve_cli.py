@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 import warnings
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from patience import PATIENCE_S, until
 from test_cli_light import probe
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-WARM_S, ANSWER_S = 600, 300
+WARM_S = 2 * PATIENCE_S  # a first start compiles everything
 
 
 def test_help_lists_the_front_ends_without_heavy_imports():
@@ -97,12 +97,13 @@ def test_what_libraries_warn_of_headers_is_not_shown(qsm, tmp_path, monkeypatch)
 class Server:
     """`qsm serve watch` in a process of its own, ready."""
 
-    def __init__(self, root: Path, recipe: Path, *more: str):
+    def __init__(self, root: Path, recipe: Path):
         self.root, self.inbox, self.out = root, root / "in", root / "out"
         self.inbox.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "qsm_runtime.cli", "serve", "watch", str(self.inbox), "--out", str(self.out)]
         command += ["--recipe", str(recipe), "--cheaper", str(recipe), "--settle-s", "0.5", "--poll-s", "0.1"]
-        command += ["--give-up-s", "60", "--health", "0", "--log", str(root / "log"), "--json", *more]
+        command += ["--give-up-s", str(PATIENCE_S), "--drain-s", str(PATIENCE_S), "--health", "0"]
+        command += ["--shape", "40,48,40", "--log", str(root / "log"), "--json"]
         where = {**os.environ, "QSM_DATA_DIR": str(root / "data")}
         self.said = open(root / "said", "w")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -110,11 +111,8 @@ class Server:
         )
 
     def __enter__(self):
-        end = time.monotonic() + WARM_S
-        while "ready: watch" not in self.text():
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < end, self.text()
-            time.sleep(0.1)
+        until(lambda: "ready: watch" in self.text() or self.process.poll() is not None, self.text, WARM_S)
+        assert self.process.poll() is None, self.text()
         self.document = json.loads(self.text()[self.text().index("{") : self.text().rindex("}") + 1])
         return self
 
@@ -122,7 +120,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
@@ -135,15 +133,11 @@ class Server:
         return [json.loads(line) for line in (self.root / "log").read_text().splitlines()]
 
     def status(self):
-        with urllib.request.urlopen(f"{self.document['health']}/status", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.document['health']}/status", timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
-    def until(self, true, limit_s=ANSWER_S):
-        end = time.monotonic() + limit_s
-        while not (found := true()):
-            assert time.monotonic() < end, f"{self.text()}\n{(self.root / 'log').read_text()}"
-            time.sleep(0.05)
-        return found
+    def until(self, true):
+        return until(true, lambda: f"{self.text()}\n{(self.root / 'log').read_text()}")
 
     def ended(self, where, count=1):
         folder = self.inbox / where
@@ -156,10 +150,9 @@ class Server:
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @posix
@@ -181,7 +174,7 @@ def test_a_watched_folder_through_kill_9_restart_and_sigterm(tmp_path, dataset, 
         server.until(lambda: server.status()["front_ends"]["watch"]["working"])
         server.process.kill()
         server.process.wait()
-        server.until(lambda: not alive(worker), 120)  # a worker without its server ends
+        server.until(lambda: not alive(worker))  # a worker without its server ends
         assert len(list((server.inbox / "working").glob("*second"))) == 1
         assert len(list(server.out.glob("[!.]*"))) == 1
 
@@ -192,7 +185,7 @@ def test_a_watched_folder_through_kill_9_restart_and_sigterm(tmp_path, dataset, 
         server.drop(dataset, "third")
         server.until(lambda: server.status()["front_ends"]["watch"]["working"])
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(180) == 0
+        assert server.process.wait(PATIENCE_S) == 0
         assert not alive(worker)
     assert len(list((server.inbox / "done").glob("*third"))) == 1  # what was at work was finished
     assert len(list(server.out.rglob("*_Chimap.nii.gz"))) == 3

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import PATIENCE_S
+
 import qsm_runtime
 
 # a build of FFTW without threads: what pyfftw says of itself
@@ -16,7 +18,7 @@ NO_THREADS = "import pyfftw.pyfftw\npyfftw.pyfftw._threading_type = None\n"
 def doctor(*words: str, **variables: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **variables}
     command = [sys.executable, "-m", "qsm_runtime.cli", "doctor", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False)
 
 
 def test_every_fault_at_once_is_named_with_its_remedy(file_as_folder, bad_model, second_wheel):
@@ -47,7 +49,7 @@ def test_every_fault_at_once_is_named_with_its_remedy(file_as_folder, bad_model,
 
 
 def test_no_folder_at_all_for_compiled_kernels(file_as_folder, tmp_path):
-    """Where numba finds none to keep kernels in, none can be loaded; the doctor itself still answers."""
+    """Where numba finds none to keep kernels in, every process compiles anew."""
     copy = tmp_path / "site" / "qsm_runtime"
     source = Path(qsm_runtime.__file__).parent
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,12 +58,12 @@ def test_no_folder_at_all_for_compiled_kernels(file_as_folder, tmp_path):
     done = doctor(
         "--json", PYTHONPATH=str(copy.parent), PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1",
         HOME=str(file_as_folder), XDG_CACHE_HOME=str(file_as_folder), NUMBA_CACHE_DIR=str(file_as_folder),
-        QSM_CACHE_DIR=str(tmp_path),
+        QSM_CACHE_DIR=str(file_as_folder),
     )  # fmt: skip
     assert done.returncode == 8, done.stderr
     found = {f["name"]: f for f in json.loads(done.stdout)["findings"]}
     assert found["JIT cache"]["status"] == "failed"
-    assert "no kernel can be loaded" in found["JIT cache"]["said"]
+    assert "compiles anew" in found["JIT cache"]["said"]
     assert "NUMBA_CACHE_DIR" in found["JIT cache"]["remedy"]
 
 

@@ -6,6 +6,7 @@ Shared by the reference tests; the grid is odd, anisotropic and oblique, and the
 import itertools
 
 import numpy as np
+from scipy import ndimage
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.kernels.fft import padded_shape
@@ -88,6 +89,24 @@ class Problem:
         out[self.inner] = (x * self.mask)[self.low]
         return out
 
+    def images(self, x):
+        """What the periodic grid adds to the field of x in the mask's box: 4 mm blocks, less a box twice as wide."""
+        factor = [
+            max(d for d in range(1, max(1, int(4 / v)) + 1) if n % d == 0)
+            for n, v in zip(self.shape, GRID.voxel_mm, strict=True)
+        ]
+        shape = [n // d for n, d in zip(self.shape, factor, strict=True)]
+        voxel_mm = [d * v for d, v in zip(factor, GRID.voxel_mm, strict=True)]
+        near, far = np.zeros(self.shape), np.zeros([2 * n for n in shape])
+        near[self.low] = x[self.low]
+        near = near.reshape([n for pair in zip(shape, factor, strict=True) for n in pair]).mean((1, 3, 5))
+        corner = tuple(slice(n) for n in shape)
+        far[corner] = near
+        coarse = spectral(near, dipole(near.shape, voxel_mm, GRID.b0_dir))
+        coarse -= spectral(far, dipole(far.shape, voxel_mm, GRID.b0_dir))[corner]
+        at = [(np.arange(n) + 0.5) / d - 0.5 for n, d in zip(self.shape, factor, strict=True)]
+        return ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+
     def difference(self, x):
         return np.stack([(np.roll(x, -1, a) - x) / s for a, s in enumerate(self.steps)])
 
@@ -99,9 +118,10 @@ class Problem:
         axes = [2 * np.sin(np.pi * np.fft.fftfreq(n)) / s for n, s in zip(self.shape, self.steps, strict=True)]
         return axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
 
-    def least_squares(self, iterations, penalty, damping, start=0.0, w=None):
+    def least_squares(self, iterations, penalty, damping, start=0.0, w=None, field=None):
         """Preconditioned conjugate gradients on (S D W^2 D S + damping) x = S D W^2 f, by steps away from `start`."""
         start, w = start * self.mask, self.w if w is None else w
+        field = self.f if field is None else field
 
         def apply(x):
             return self.mask * spectral(w**2 * spectral(self.mask * x, self.d), self.d) + damping * x
@@ -109,7 +129,7 @@ class Problem:
         def precondition(r):
             return self.mask * spectral(self.mask * r, 1 / (self.d**2 + penalty + damping))
 
-        rhs = self.mask * spectral(w**2 * self.f, self.d) - apply(start)
+        rhs = self.mask * spectral(w**2 * field, self.d) - apply(start)
         x, r = np.zeros(self.shape), rhs.copy()
         z = precondition(r)
         p, rz = z, (r * z).sum()
@@ -139,7 +159,7 @@ class Admm:
     def __init__(self, problem, field=None, edges=None):
         self.p = problem
         self.w2 = problem.w**2
-        self.f = np.where(self.w2 > 0, problem.f if field is None else field, 0)
+        self.measured = self.f = np.where(self.w2 > 0, problem.f if field is None else field, 0)
         self.edges = np.zeros((3, *problem.shape), bool) if edges is None else edges
         self.x = spectral(self.f, problem.d / (problem.d**2 + 1e-2))
         self.y = spectral(self.x, problem.d)
@@ -169,6 +189,13 @@ class Admm:
             self.x, self.y = np.fft.ifftn(spectrum).real, np.fft.ifftn(problem.d * spectrum).real
 
     def reweight(self):
+        """The level by least squares, in free space; then the images' field; then the outliers."""
+        mask = self.p.mask.astype(float)
+        edge, images, of_mask = spectral(mask, self.p.d), self.p.images(self.x), self.p.images(mask)
+        free = edge - of_mask
+        level = (self.w2 * free * (self.measured + images - self.y)).sum() / (self.w2 * free**2).sum()
+        self.x, self.y = self.x + level * mask, self.y + level * edge
+        self.f = np.where(self.w2 > 0, self.measured + images + level * of_mask, 0)
         self.w2 = self.w2 * self.p.outlier_factor(self.y - self.f, np.sqrt(self.w2)) ** 2
 
     def result(self):

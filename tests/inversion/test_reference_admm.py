@@ -26,13 +26,14 @@ def run(name, case, **options):
 
 
 def rts_reference(problem, threshold, first_iterations, iterations, tolerance, outlier_rounds=1):
-    first, w = 0.0, problem.w
+    first, w, field = 0.0, problem.w, problem.f
     for done in range(outlier_rounds + 1):
         if done:
-            w = w * problem.outlier_factor(spectral(first, problem.d) - problem.f, w)
+            field = np.where(w > 0, problem.f + problem.images(first), 0)
+            w = w * problem.outlier_factor(spectral(first, problem.d) - field, w)
         few = first_iterations // 4
         steps = few if done < outlier_rounds else first_iterations - few * outlier_rounds
-        first = problem.least_squares(steps, threshold**2, 0.25 * problem.noise_to_signal, first, w)
+        first = problem.least_squares(steps, threshold**2, 0.25 * problem.noise_to_signal, first, w, field)
     rho, support = 100 * LAMBDA, 3e-3
     known = np.abs(problem.d) > threshold
     below = rho * problem.power() + known + support
@@ -98,7 +99,8 @@ def test_star(case, problem):
     two_rounds(first, 20 * LAMBDA, iterations // 2)
     strong = np.where(np.abs(first.x) >= strong_ppm, first.x, 0) * problem.mask
     assert strong.any()
-    second = Admm(problem, problem.mask * (problem.f - spectral(strong, problem.d)))
+    known = spectral(strong, problem.d) - problem.images(strong)
+    second = Admm(problem, problem.mask * (problem.f - known))
     two_rounds(second, LAMBDA, iterations)
     got = run("star", case, strong_ppm=strong_ppm, max_iterations=iterations, tolerance=0.0)
     close(got, problem.back(strong) + second.result(), 3e-5)

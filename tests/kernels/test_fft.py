@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from qsm_runtime.kernels import fft
 from qsm_runtime.kernels.threads import get_threads, set_threads
@@ -179,7 +180,7 @@ def test_processes_that_plan_one_shape_at_once_take_one_plan(tmp_path):
         subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=120)[0].split() for process in running]
+    said = [process.communicate(timeout=PATIENCE_S)[0].split() for process in running]
     assert sorted(planned for planned, _ in said) == ["False", "False", "True"]
     assert len({wisdom for _, wisdom in said}) == 1
 

@@ -1,15 +1,12 @@
-"""What the core's tests share: small studies, a silent log, and workers that are quick to start or soon to end."""
+"""What the core's tests share: small studies, and workers that are quick to start or soon to end."""
 
 import atexit
 import os
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyfftw
@@ -24,12 +21,11 @@ from qsm_runtime.phantom.head import Head
 from qsm_runtime.pipeline import Result, reconstruct
 from qsm_runtime.scan import Scan
 from qsm_runtime.serve import worker
-from qsm_runtime.serve.core import Core
+from qsm_runtime.serve.core import Core, Early
 
 GRID = Grid((48, 56, 48), (4.0, 4.0, 4.0), (0.1, 0.05, 0.99))
 THREADS = 2
 MAPS = ("chi_ppm", "mask", "brain_mask", "total_ppm", "reliability")
-PATIENCE_S = 300.0
 PLANS = "QSM_TEST_PLANS"  # folder of FFT plans that no other program renews meanwhile: another plan rounds otherwise
 
 
@@ -51,17 +47,21 @@ def expected(recipe: str, seed: int = 3) -> Result:
     return result
 
 
-class Log:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def event(self, name: str, *, level: str = "info", study: str = "", **fields: Any) -> None:
-        self.events.append((name, {"level": level, "study": study, **fields}))
-
-
 def acquisition_of(scan: Scan, mask: np.ndarray | None = None) -> Acquisition:
     affine = np.eye(4)
     return Acquisition(scan, Placement(affine, affine, 1, affine, 0), "head", (), "rad", 1, "test", "test", mask=mask)
+
+
+def give(early: Early, scan: Scan, index: int) -> None:
+    """Hand over an echo of a scan before the rest."""
+    early.echo(
+        index,
+        scan.magnitude[index],
+        scan.phase_rad[index],
+        grid=scan.grid,
+        echo_times_s=scan.echo_times_s,
+        b0_tesla=scan.b0_tesla,
+    )
 
 
 def assert_same(result: Result, wanted: Result) -> None:
@@ -74,39 +74,31 @@ def assert_same(result: Result, wanted: Result) -> None:
         assert result.record[key] == wanted.record[key], key
 
 
-def until(happened: Callable[[], Any]) -> None:
-    """Wait for it."""
-    end = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def warm(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+def warm(connection, settings, shapes) -> None:
     """A worker with the tests' plans."""
     if PLANS in os.environ:
         os.environ["QSM_CACHE_DIR"] = os.environ[PLANS]
-    worker.main(connection, recipe, cheaper, threads, runtime, shapes)
+    worker.main(connection, settings, shapes)
 
 
-def cold(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+def cold(connection, settings, shapes) -> None:
     """The same, serving at once."""
-    warm(connection, recipe, cheaper, threads, runtime, None)
+    warm(connection, settings, None)
 
 
-def unplanned(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+def unplanned(connection, settings, shapes) -> None:
     """A worker without plans: QSM_CACHE_DIR is empty."""
-    worker.main(connection, recipe, cheaper, threads, runtime, None)
+    worker.main(connection, settings, None)
 
 
-def crashing(connection, recipe, cheaper, threads, runtime, shapes) -> None:
+def crashing(connection, settings, shapes) -> None:
     """A worker that every study kills."""
 
     def work(task, ready):
         os.kill(os.getpid(), signal.SIGSEGV)
 
     worker.work = work
-    unplanned(connection, recipe, cheaper, threads, runtime, shapes)
+    unplanned(connection, settings, shapes)
 
 
 class WarmCore(Core):

@@ -1,9 +1,11 @@
 """A node in a process of its own, to be killed: python dicom_child.py SPOOL [AE@host:port]. Its core never answers
-while the file SPOOL.hold is there. Prints its port."""
+while the file SPOOL.hold is there. Prints its port; ends with its parent."""
 
 import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # of the makers that all tests share
 
 from dicom_kit import FakeCore, Running
 
@@ -25,4 +27,4 @@ if __name__ == "__main__":
     run = Running(spool, FakeCore(gate=Gate(spool.with_suffix(".hold"))), to=to)
     with run:
         print(run.node.port, flush=True)
-        time.sleep(60)
+        sys.stdin.read()

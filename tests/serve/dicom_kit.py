@@ -1,35 +1,25 @@
-"""For tests of the DICOM node: made scans, a core that answers at once, peers of dcmtk."""
+"""For tests of the DICOM node: made scans, a node whose studies settle when a test says so, peers of dcmtk."""
 
-import importlib.util
-import io
-import json
 import shutil
 import socket
 import subprocess
-import threading
-import time
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_dicom as made
 import numpy as np
 import pytest
+from patience import PATIENCE_S, until
+from serve_kit import FakeCore, Told, free_port
 
-from qsm_runtime.errors import ReconstructionError
-from qsm_runtime.pipeline import Result
-from qsm_runtime.serve.core import Answer, Busy
 from qsm_runtime.serve.dicom_jobs import Timing
 from qsm_runtime.serve.dicom_node import DicomNode
 from qsm_runtime.serve.dicom_send import Destination, object_of, send
 from qsm_runtime.serve.dicom_settings import NodeSettings
-from qsm_runtime.serve.log import StudyLog
 
-_made = Path(__file__).parents[1] / "io" / "dicom" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("made_dicom", _made)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
-
-SETTLE_S = 0.4
+MORE_COMES = Timing(settle_s=PATIENCE_S, timeout_s=PATIENCE_S)
+SETTLED = Timing(settle_s=0.05, timeout_s=PATIENCE_S)
+GIVEN_UP = Timing(settle_s=0.05, timeout_s=0.3)
 
 
 def protocol(**changes):
@@ -47,83 +37,17 @@ def scan_files(folder, **changes):
     return paths
 
 
-class Head:
-    def __init__(self):
-        self.fed, self.cancelled = [], False
-
-    def echo(self, index, magnitude, phase_rad, **how):
-        self.fed.append((index, magnitude.copy(), phase_rad.copy(), how))
-
-    def cancel(self):
-        self.cancelled = True
-
-
-class FakeCore:
-    """Answers with the mean of magnitude, or as told: delay_s, fail (a message), busy (times), gate (an event)."""
-
-    def __init__(self, delay_s=0.0, fail="", busy=0, gate=None):
-        self.delay_s, self.fail, self.busy, self.gate = delay_s, fail, busy, gate
-        self.asked, self.heads, self.submitted = [], [], threading.Event()
-
-    def early(self, study):
-        self.heads.append(Head())
-        return self.heads[-1]
-
-    def submit(self, acquisition, study, *, early=None):
-        if self.busy:
-            self.busy -= 1
-            raise Busy("later")
-        future = Future()
-        self.asked.append((study, acquisition, early))
-        self.submitted.set()
-        threading.Thread(target=self._answer, args=(acquisition, future), daemon=True).start()
-        return future
-
-    def _answer(self, acquisition, future):
-        time.sleep(self.delay_s)
-        if self.gate is not None:
-            self.gate.wait(20)
-        if not future.set_running_or_notify_cancel():
-            return
-        if self.fail:
-            future.set_exception(ReconstructionError(self.fail))
-            return
-        chi = acquisition.scan.magnitude.mean(0) / 10000
-        mask = chi > 0
-        result = Result(chi, mask, mask, chi, chi, None, record={"recipe": {"name": "fake"}})
-        future.set_result(Answer(result, "fake", False, {"all_s": self.delay_s}))
-
-
-class Log(StudyLog):
-    """Keeps what was logged."""
-
-    def __init__(self):
-        self.text = io.StringIO()
-        super().__init__(self.text)
-
-    def events(self, name):
-        lines = [json.loads(line) for line in self.text.getvalue().splitlines()]
-        return [line for line in lines if line["event"] == name]
-
-
-def until(true, limit_s=15.0, what=""):
-    """Wait until something holds; fail where it does not in time."""
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        found = true()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"waited {limit_s:g} s in vain {what}")
-
-
 class Running:
-    """A node on a free port with its core and log; a context that stops it."""
+    """A node on a free port with its core and log; a context that stops it.
 
-    def __init__(self, spool, core=None, **changes):
-        self.core, self.log = core or FakeCore(), Log()
-        timing = Timing(changes.pop("settle_s", SETTLE_S), changes.pop("timeout_s", 30.0))
-        self.node = DicomNode(NodeSettings(spool, 0, timing=timing, **changes), self.core, self.log)
+    Without a timing of its own, it takes studies to go on while a test sends, and to have come to their end when the
+    test waits for what becomes of them: then nothing depends on how quickly the objects came.
+    """
+
+    def __init__(self, spool, core=None, *, timing=None, **changes):
+        self.core, self.log, self.timing = core or FakeCore(), Told(), timing
+        self.node = DicomNode(NodeSettings(spool, 0, timing=timing or MORE_COMES, **changes), self.core, self.log)
+        self.node.delivery._pause_s = 0.1  # before a peer that is down is tried again
         self.spool = self.node.spool
 
     def __enter__(self):
@@ -131,16 +55,29 @@ class Running:
         return self
 
     def __exit__(self, *error):
+        self.settle()
+        self.node._stored = 0.0  # nobody is waited for who might send more
         self.node.stop()
 
     @property
     def address(self):
         return Destination("QSM", "127.0.0.1", self.node.port)
 
+    def pace(self, timing):
+        """Let this be the timing for whatever came so far and will come."""
+        self.node.jobs._inbox.put(lambda: setattr(self.node.jobs, "timing", timing))
+
+    def settle(self):
+        """Nothing more comes for now."""
+        if self.timing is None:
+            self.pace(SETTLED)
+
     def send(self, paths, calling="SCANNER"):
         """Send files; the statuses by name."""
+        if self.timing is None:
+            self.pace(MORE_COMES)
         said = {}
-        send([object_of(p) for p in paths], self.address, calling, lambda p, s: said.update({p.name: s}), 10.0)
+        send([object_of(p) for p in paths], self.address, calling, lambda p, s: said.update({p.name: s}), PATIENCE_S)
         return said
 
     def jobs(self, state):
@@ -148,25 +85,21 @@ class Running:
 
     def done(self, count=1):
         """Wait until so many jobs are done and delivered; their folders."""
-
-        def ready():
-            jobs = [self.spool.folder("done", name) for name in self.jobs("done")]
-            jobs = [job for job in jobs if (job / "derived").is_dir()]
-            return jobs if len(jobs) >= count else None
-
-        return until(ready, what=self.log.text.getvalue())
+        self.settle()
+        return self._ended("done", count, lambda job: (job / "derived").is_dir())
 
     def failed(self, count=1):
-        return until(
-            lambda: (f := [self.spool.folder("failed", n) for n in self.jobs("failed")]) and len(f) >= count and f,
-            what=self.log.text.getvalue(),
-        )
+        """Wait until so many jobs have failed, incomplete ones too; their folders."""
+        if self.timing is None:
+            self.pace(GIVEN_UP)
+        return self._ended("failed", count, lambda job: True)
 
+    def _ended(self, state, count, whole):
+        def there():
+            found = [job for name in self.jobs(state) if whole(job := self.spool.folder(state, name))]
+            return found if len(found) >= count and not self.node.state()["jobs"] else None
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return until(there, self.log.text.getvalue)
 
 
 def tool(name):
@@ -179,7 +112,7 @@ def tool(name):
 
 def storescu(port, paths, called="QSM", calling="SCANNER", more=()):
     command = [tool("storescu"), "-v", "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port), *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 class Storescp:
@@ -192,7 +125,7 @@ class Storescp:
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(self._listens, what="for storescp")
+        until(self._listens, lambda: "for storescp")
         return self
 
     def __exit__(self, *error):

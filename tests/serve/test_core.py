@@ -1,28 +1,20 @@
 """The warm core: the same voxels as the plain call, one study at a time, a bounded queue, a clean end."""
 
+import gc
 import json
 import os
 import signal
+import time
 from concurrent.futures import wait
 from dataclasses import replace
+from importlib.resources import files
 from io import StringIO
 
 import numpy as np
 import pytest
-from core_kit import (
-    GRID,
-    PATIENCE_S,
-    PLANS,
-    THREADS,
-    ColdCore,
-    Log,
-    WarmCore,
-    acquisition_of,
-    assert_same,
-    expected,
-    head,
-    until,
-)
+from core_kit import GRID, PLANS, THREADS, ColdCore, WarmCore, acquisition_of, assert_same, expected, give, head
+from patience import PATIENCE_S, until
+from serve_kit import Told
 
 from qsm_runtime import Scan, load_recipe, reconstruct
 from qsm_runtime.errors import InputError, ReconstructionError, UsageError
@@ -36,7 +28,7 @@ WARM_SHAPE = (40, 44, 40)
 @pytest.fixture(scope="module")
 def core():
     expected("default"), expected("fast")
-    core = WarmCore(Settings(threads=THREADS, queue=2, warm_shapes=(WARM_SHAPE,)), Log())
+    core = WarmCore(Settings(threads=THREADS, queue=2, warm_shapes=(WARM_SHAPE,)), Told())
     core.start()
     yield core
     core.stop()
@@ -95,15 +87,18 @@ def test_a_full_queue_says_busy(core) -> None:
         first = core.submit(study, "b1")
         until(lambda: core.state()["running"] == "b1")
         others = [core.submit(study, "b2"), core.submit(study, "b3")]
+        begun = time.monotonic()
         assert core.state()["queued"] == 2
         with pytest.raises(Busy, match="2 studies are waiting"):
             core.submit(study, "b4")
         assert others[1].cancel()
+        time.sleep(0.2)
+        waited_s = time.monotonic() - begun
     finally:
         os.kill(pid, signal.SIGCONT)
     wait([first, *others], PATIENCE_S)
     assert first.result().result.chi_ppm.tobytes() == others[0].result().result.chi_ppm.tobytes()
-    assert others[0].result().record["queue_s"] >= first.result().record["all_s"] * 0.9
+    assert others[0].result().record["queue_s"] > waited_s
     assert core.state()["worker_pid"] == pid
 
 
@@ -119,6 +114,7 @@ def test_twenty_studies_leave_no_memory_behind(core) -> None:
     held, descriptors = [], []
     for number in range(20):
         core.submit(study, f"c{number}").result(PATIENCE_S)
+        gc.collect()
         held.append((core.state()["memory_mib"] or 0.0, held_mib(os.getpid()) or 0.0))
         descriptors.append(len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
     for process in range(2):
@@ -147,7 +143,7 @@ def test_stopping_finishes_what_was_taken() -> None:
 
 
 def test_stopping_waits_no_longer_than_asked() -> None:
-    core = ColdCore(Settings(recipe="fast", threads=THREADS), Log())
+    core = ColdCore(Settings(recipe="fast", threads=THREADS), Told())
     core.start()
     pid = core.state()["worker_pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -175,8 +171,50 @@ def test_settings_are_checked() -> None:
 
 
 def test_a_worker_that_cannot_start_is_said_at_once() -> None:
-    core = ColdCore(Settings(threads=10_000), Log())
+    core = ColdCore(Settings(threads=10_000), Told())
     with pytest.raises(UsageError, match="threads"):
         core.start()
     assert not core.ready
     core.stop()
+
+
+def test_a_study_may_ask_for_a_recipe(core) -> None:
+    assert core.recipes == ("default", "fast") == tuple(core.state()["recipes"])
+    for recipe in ("fast", "default"):
+        answer = core.submit(acquisition_of(head().scan), "r1", recipe=recipe).result(PATIENCE_S)
+        assert_same(answer.result, expected(recipe))
+        assert (answer.recipe, answer.late) == (recipe, False)
+        assert answer.result.warnings == expected(recipe).warnings
+    for ask in (
+        lambda: core.submit(acquisition_of(head().scan), "r2", recipe="best"),
+        lambda: core.early("r2", "best"),
+    ):
+        with pytest.raises(UsageError, match="best is not allowed here; allowed are default, fast"):
+            ask()
+
+
+@pytest.mark.parametrize("early_recipe", ["fast", None])
+def test_work_ahead_is_used_only_where_it_was_by_the_recipe_that_is_asked_for(core, early_recipe) -> None:
+    scan, early = head().scan, core.early("r3", early_recipe)
+    for index in range(scan.n_echoes):
+        give(early, scan, index)
+    answer = core.submit(acquisition_of(scan), "r3", early=early, recipe="fast").result(PATIENCE_S)
+    assert_same(answer.result, expected("fast"))
+    assert answer.recipe == "fast"
+    assert (answer.record["overlapped_s"] > 0) == (early_recipe == "fast")
+
+
+def test_recipes_that_may_be_asked_for_have_names_of_their_own(tmp_path) -> None:
+    (tmp_path / "fast.toml").write_text((files("qsm_runtime.recipes") / "best.toml").read_text())
+    (tmp_path / "site.toml").write_text((files("qsm_runtime.recipes") / "fast.toml").read_text())
+    site = str(tmp_path / "site.toml")
+    assert Settings(allowed=("best", site)).named == {
+        "default": "default",
+        "fast": "fast",
+        "best": "best",
+        "site": site,
+    }
+    with pytest.raises(UsageError, match="two recipes are called fast"):
+        Settings(allowed=(str(tmp_path / "fast.toml"),))
+    with pytest.raises(UsageError, match="unknown recipe"):
+        Settings(allowed=("quickest",))

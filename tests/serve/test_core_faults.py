@@ -10,19 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_kit import (
-    GRID,
-    PATIENCE_S,
-    THREADS,
-    ColdCore,
-    CrashingCore,
-    Log,
-    acquisition_of,
-    assert_same,
-    expected,
-    head,
-    until,
-)
+from core_kit import GRID, THREADS, ColdCore, CrashingCore, acquisition_of, assert_same, expected, head
+from patience import PATIENCE_S, until
+from serve_kit import Told
 
 from qsm_runtime.calls import Event
 from qsm_runtime.errors import ReconstructionError
@@ -36,7 +26,7 @@ SHAPE = (4, *GRID.shape)
 @pytest.fixture(scope="module")
 def core():
     expected("fast")
-    core = ColdCore(Settings(threads=THREADS), Log())
+    core = ColdCore(Settings(threads=THREADS), Told())
     core.start()
     yield core
     core.stop()
@@ -76,7 +66,7 @@ def test_no_memory(core) -> None:
 
 
 def test_hanging_beyond_the_deadline(monkeypatch) -> None:
-    core = ColdCore(Settings(deadline_s=0.25, threads=THREADS), Log())
+    core = ColdCore(Settings(deadline_s=0.25, threads=THREADS), Told())
     core.start()
     os.kill(core.state()["worker_pid"], signal.SIGSTOP)
     with monkeypatch.context() as patched:
@@ -86,6 +76,7 @@ def test_hanging_beyond_the_deadline(monkeypatch) -> None:
     assert (answer.recipe, answer.late, answer.record["attempts"]) == ("fast", True, 2)
     assert "did not answer" in answer.result.warnings[-1]
     # and, with the worker in order, a quarter of a second is too little for the recipe all the same
+    monkeypatch.setattr(supervisor, "GRACE_S", PATIENCE_S)
     late = core.submit(acquisition_of(head().scan), "h2").result(PATIENCE_S)
     core.stop()
     assert_same(late.result, expected("fast"))
@@ -94,7 +85,7 @@ def test_hanging_beyond_the_deadline(monkeypatch) -> None:
 
 
 def test_crashing_twice_says_why_and_the_server_stays() -> None:
-    core = CrashingCore(Settings(threads=THREADS), Log())
+    core = CrashingCore(Settings(threads=THREADS), Told())
     core.start()
     with pytest.raises(ReconstructionError, match=r"crashed \(SIGSEGV\) and, by the cheaper recipe, it crashed"):
         core.submit(acquisition_of(head().scan), "s1").result(PATIENCE_S)
@@ -105,11 +96,12 @@ def test_crashing_twice_says_why_and_the_server_stays() -> None:
 
 def test_the_worker_ends_with_a_server_that_is_killed() -> None:
     server_of_its_own = (
-        "from core_kit import ColdCore, Log\n"
+        "from core_kit import ColdCore\n"
+        "from qsm_runtime.serve.log import StudyLog\n"
         "from qsm_runtime.serve.core import Settings\n"
         "import sys\n"
         "if __name__ == '__main__':\n"
-        "    core = ColdCore(Settings(), Log())\n"
+        "    core = ColdCore(Settings(), StudyLog(sys.stderr))\n"
         "    core.start()\n"
         "    print(core.state()['worker_pid'], flush=True)\n"
         "    sys.stdin.read()\n"

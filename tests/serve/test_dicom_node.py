@@ -3,13 +3,15 @@
 import json
 import subprocess
 import threading
-import time
 import urllib.request
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_kit import FakeCore, Running, Storescp, chi_of, free_port, made, protocol, scan_files, storescu, tool, until
+from dicom_kit import FakeCore, Running, Storescp, Timing, chi_of, made, protocol, scan_files, storescu, tool
+from patience import PATIENCE_S, until
+from pydicom.uid import generate_uid
+from serve_kit import free_port
 
 from qsm_runtime.cli import send_dicom
 from qsm_runtime.errors import InputError, UsageError
@@ -63,7 +65,7 @@ def test_echo(tmp_path):
     with Running(tmp_path / "spool") as run:
         echo(run.address, "SCANNER")
         asked = subprocess.run(
-            [tool("echoscu"), "-aec", "QSM", "127.0.0.1", str(run.node.port)], capture_output=True, timeout=30
+            [tool("echoscu"), "-aec", "QSM", "127.0.0.1", str(run.node.port)], capture_output=True, timeout=PATIENCE_S
         )
         assert asked.returncode == 0
         port = run.node.port
@@ -106,7 +108,7 @@ def test_echoes_begin_before_the_last_has_come(tmp_path):
         head = until(lambda: run.core.heads and len(run.core.heads[0].fed) == 2 and run.core.heads[0])
         assert not run.core.asked
         run.send(paths[-1:])
-        until(lambda: len(head.fed) == 3, 1.0)  # the last one too, before the study is taken for complete
+        until(lambda: len(head.fed) == 3)  # the last one too, though the study may go on
         run.done()
         ((_, acquisition, early),) = run.core.asked
     assert early is head
@@ -144,20 +146,19 @@ def test_a_scan_in_a_study_that_goes_on(tmp_path):
     """Other series of the same study keep coming: the scan is answered all the same, and they are no failure."""
     scan = scan_files(tmp_path / "scan")
     study = pydicom.dcmread(scan[0]).StudyInstanceUID
-    others = made.classic(protocol(shape=(12, 10, 30), number=20, study=study), parts=("magnitude",))
-    paths = []
-    for i, dataset in enumerate(others):
-        paths.append(tmp_path / f"{i}.dcm")
-        dataset.save_as(paths[-1], enforce_file_format=True)
-    with Running(tmp_path / "spool", settle_s=0.3, timeout_s=1.5) as run:
+    other, *_ = made.classic(protocol(number=20, study=study), parts=("magnitude",))
+
+    def more():
+        """One more object, until the scan is answered."""
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        other.save_as(tmp_path / "other.dcm", enforce_file_format=True)
+        run.send([tmp_path / "other.dcm"])
+        return run.jobs("done")
+
+    with Running(tmp_path / "spool", timing=Timing(0.3, PATIENCE_S)) as run:
         run.send(scan)
-        end = time.monotonic() + 10
-        for path in paths:
-            run.send([path])
-            if run.jobs("done") or time.monotonic() > end:
-                break
-            time.sleep(0.05)
-        assert run.jobs("done"), run.log.text.getvalue()
+        until(more, run.log.text.getvalue)
+        run.pace(Timing(0.3, 1.0))
         until(lambda: not run.node.state()["studies"])
         assert run.node.state()["failed"] == 0
         assert run.node.spool.state()["waiting"] == 0
@@ -179,7 +180,7 @@ def test_compressed_lossless_is_taken_lossy_refused(tmp_path):
         assert set(run.send(paths).values()) == {0}
         (job,) = run.done()
     (acquisition,) = [asked[1] for asked in run.core.asked]
-    made.Kit.check(acquisition, protocol())
+    made.check(acquisition, protocol())
     assert len(list(job.glob("*.dcm"))) == 36
 
 
@@ -212,7 +213,7 @@ def test_orthanc_as_the_archive(tmp_path):
     paths = scan_files(tmp_path / "scan")
 
     def asked(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{http}/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{http}/{path}", timeout=PATIENCE_S) as answer:
             return json.loads(answer.read())
 
     def up():
@@ -226,7 +227,7 @@ def test_orthanc_as_the_archive(tmp_path):
         [program, str(tmp_path / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(up, 30, "for Orthanc")
+        until(up, lambda: "for Orthanc")
         with Running(tmp_path / "spool", to=(archive,)) as run:
             refused = []
             send([object_of(p) for p in paths], archive, "SCANNER", lambda p, s: refused.append(s))

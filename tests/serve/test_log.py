@@ -12,6 +12,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.serve import salt as salts
@@ -142,7 +143,7 @@ def test_a_cut_salt_is_replaced_and_one_that_cannot_be_kept_is_not_needed(tmp_pa
 def test_processes_that_start_together_agree_on_one_salt(tmp_path):
     program = "from qsm_runtime.serve.log import hashed; print(hashed('x'))"
     started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = {process.communicate(timeout=60)[0] for process in started}
+    said = {process.communicate(timeout=PATIENCE_S)[0] for process in started}
     assert len(said) == 1
 
 

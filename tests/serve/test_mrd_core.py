@@ -1,11 +1,11 @@
 """An MRD study through the real core: its map, and the work that was done before the last slice had come."""
 
-import io
-import json
 import socket
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
+from serve_kit import Told
 
 from qsm_runtime.grid import Grid
 from qsm_runtime.io.acquisition import Acquisition
@@ -13,12 +13,9 @@ from qsm_runtime.io.mrd.client import Outgoing, converse
 from qsm_runtime.io.mrd.streams import SocketStream
 from qsm_runtime.phantom import simulate_head
 from qsm_runtime.serve.core import Core, Settings
-from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.mrd_conversation import Rules
 from qsm_runtime.serve.mrd_server import Listening, MrdServer
 from qsm_runtime.simulated import placement_of
-
-PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +25,13 @@ def acquisition():
     return Acquisition(scan, placement_of(grid), "head", (), "", 1, "", "")
 
 
-def events(text, name):
-    return [line for line in map(json.loads, text.getvalue().splitlines()) if line["event"] == name]
-
-
 def test_the_map_is_the_cores_and_echoes_were_worked_on_early(acquisition):
-    text = io.StringIO()
-    log = StudyLog(text, "debug")
+    log = Told()
     core = Core(Settings(recipe="fast", threads=1), log)
     core.start()
     try:
         wanted = core.submit(acquisition, "0123456789ab").result(PATIENCE_S).result.chi_ppm
-        server = MrdServer(core, log, Listening(port=0, rules=Rules(recipe="fast")))
+        server = MrdServer(core, log, Listening(port=0, rules=Rules(recipes=("fast",))))
         server.start()
         try:
             outgoing = Outgoing(acquisition)
@@ -50,8 +42,8 @@ def test_the_map_is_the_cores_and_echoes_were_worked_on_early(acquisition):
             server.stop()
     finally:
         core.stop()
-    (answered,) = events(text, "mrd.answered")
+    (answered,) = log.events("mrd.answered")
     assert answered["overlapped_s"] > 0
-    assert events(text, "early_opened")
+    assert log.events("early_opened")
     assert reply.originals == 2 * 3 * 40
     assert not reply.errors

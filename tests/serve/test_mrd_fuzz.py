@@ -1,26 +1,21 @@
 """Damaged MRD streams: whatever is in them, the conversation ends with CLOSE and nothing is raised."""
 
-import importlib.util
 import io
 import struct
 import warnings
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_mrd import Fire, made
+from serve_kit import FakeCore
 
 from qsm_runtime.io.mrd.streams import PipeStream
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.mrd_conversation import Conversation, Rules
 
-_path = Path(__file__).parents[1] / "io" / "mrd" / "mrd_kit.py"
-_spec = importlib.util.spec_from_file_location("mrd_kit_of_fuzz", _path)
-kit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kit)
-
 CLOSE = struct.pack("<H", 4)
-FIRE = kit.Fire(kit.made.Protocol(shape=(6, 5, 3), echo_times_ms=(4.0, 9.0)))
+FIRE = Fire(made.Protocol(shape=(6, 5, 3), echo_times_ms=(4.0, 9.0)))
 STREAM = FIRE.stream(texts=[{"datatype": "int16"}])
 IMAGE = struct.pack("<H", 1022)
 HEADS = [i for i in range(len(STREAM)) if STREAM.startswith(IMAGE + b"\x01\x00\x01\x00", i)]
@@ -28,9 +23,8 @@ HEADS = [i for i in range(len(STREAM)) if STREAM.startswith(IMAGE + b"\x01\x00\x
 
 def outcome(data):
     out = io.BytesIO()
-    conversation = Conversation(
-        PipeStream(io.BytesIO(data), out), kit.FakeCore(), StudyLog(io.StringIO()), Rules(threads=1)
-    )
+    stream = PipeStream(io.BytesIO(data), out)
+    conversation = Conversation(stream, FakeCore(), StudyLog(io.StringIO()), Rules(threads=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # positions that overflow
         conversation.hold()
@@ -43,7 +37,7 @@ def test_the_stream_itself():
     assert len(HEADS) == 12
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, len(STREAM) - 1), st.integers(0, 255)), min_size=1, max_size=20))
 def test_bytes_changed_anywhere(changes):
     data = bytearray(STREAM)
@@ -52,7 +46,7 @@ def test_bytes_changed_anywhere(changes):
     assert outcome(bytes(data)) in ("answered", "refused", "empty", "gone")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(
         st.tuples(st.sampled_from(HEADS), st.integers(22, 197), st.binary(min_size=1, max_size=4)),
@@ -69,7 +63,7 @@ def test_headers_of_images_changed(changes):
     assert outcome(bytes(data)) in ("answered", "refused", "gone")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.text(max_size=300)
     | st.dictionaries(st.text(max_size=12), st.none() | st.floats() | st.text(max_size=9)).map(str)

@@ -2,15 +2,16 @@
 
 import io
 import json
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
 import pytest
 import typer
+from patience import PATIENCE_S
+from serve_kit import Head, free_port
 
-from qsm_runtime import pipeline, recipe
+from qsm_runtime import load_recipe, pipeline
 from qsm_runtime.cli import app as qsm
 from qsm_runtime.cli import send_mrd
 from qsm_runtime.grid import Grid
@@ -26,28 +27,22 @@ from qsm_runtime.simulated import write_head
 RECIPE = "fast"
 
 
-class Head:
-    def echo(self, index, magnitude, phase_rad, **how):
-        """Not used early."""
-
-    def cancel(self):
-        """Nothing to give up."""
-
-
 class HereCore:
     """Reconstructs in this process."""
 
     def __init__(self):
         self.pool = ThreadPoolExecutor(1)
 
-    def submit(self, acquisition, study, *, early=None):
+    def submit(self, acquisition, study, *, early=None, recipe=None):
+        name = recipe or RECIPE
+
         def work():
-            result = pipeline.reconstruct(acquisition.scan, recipe.load(RECIPE), mask=acquisition.mask)
-            return Answer(result, RECIPE, False, {"all_s": 0.0, "overlapped_s": 0.0})
+            result = pipeline.reconstruct(acquisition.scan, load_recipe(name), mask=acquisition.mask)
+            return Answer(result, name, False, {"all_s": 0.0, "overlapped_s": 0.0})
 
         return self.pool.submit(work)
 
-    def early(self, study):
+    def early(self, study, recipe=None):
         return Head()
 
 
@@ -60,7 +55,7 @@ def core():
 
 @pytest.fixture(scope="module")
 def server(core):
-    server = MrdServer(core, StudyLog(io.StringIO()), Listening(port=0, idle_s=60, stall_s=60))
+    server = MrdServer(core, StudyLog(io.StringIO()), Listening(port=0, idle_s=PATIENCE_S, stall_s=PATIENCE_S))
     server.start()
     yield server
     server.stop()
@@ -158,10 +153,8 @@ def test_a_refusal_is_told(dataset, tmp_path, monkeypatch):
 
 
 def test_nobody_answers(dataset, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     with pytest.raises(ValueError, match="no server answers there"):
-        send(dataset, "--to", f"127.0.0.1:{port}", "-o", tmp_path, "-q")
+        send(dataset, "--to", f"127.0.0.1:{free_port()}", "-o", tmp_path, "-q")
     for options, said in (
         (["-o", tmp_path], "give --to"),
         (["--to", "here", "-o", tmp_path], "HOST:PORT"),
@@ -170,3 +163,19 @@ def test_nobody_answers(dataset, tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             send(dataset, "-q", *options)
+
+
+def test_a_recipe_that_is_asked_for_gives_the_map_of_run_by_it(core, dataset, tmp_path):
+    assert (
+        qsm.main(["run", str(dataset), "-o", str(tmp_path / "run"), "--recipe", "default", "--no-picture", "-q"]) == 0
+    )
+    server = MrdServer(core, StudyLog(io.StringIO()), Listening(port=0, rules=Rules(recipes=(RECIPE, "default"))))
+    server.start()
+    try:
+        assert send(dataset, "--to", f"127.0.0.1:{server.port}", "-o", tmp_path, "-q", "--set", "recipe=default") == 0
+    finally:
+        server.stop()
+    found, exact = chi_in(tmp_path), chi_in(tmp_path / "run")
+    np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(exact.dataobj))
+    sidecar = json.loads((tmp_path / "sub-1" / "anat" / "sub-1_Chimap.json").read_text())
+    assert sidecar["QsmRecipe"] == "default"

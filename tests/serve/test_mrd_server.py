@@ -1,49 +1,32 @@
 """The MRD front end over loopback: a real ismrmrd client, and every way in which one can misbehave."""
 
 import contextlib
-import importlib.util
 import io
-import json
 import socket
 import struct
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import ismrmrd
 import numpy as np
 import pytest
-from ismrmrd.serialization import ProtocolDeserializer
+from ismrmrd import xsd
+from ismrmrd.serialization import ProtocolDeserializer, ProtocolSerializer
+from made_mrd import Fire, chi_of, made, messages
+from patience import PATIENCE_S, until
+from serve_kit import FakeCore, Told
 
-from qsm_runtime.errors import ReconstructionError, UsageError
+from qsm_runtime.errors import UsageError
 from qsm_runtime.io.mrd import protocol as mrd
 from qsm_runtime.io.mrd.described import meta_of
 from qsm_runtime.io.mrd.streams import PipeStream
-from qsm_runtime.serve.log import StudyLog
+from qsm_runtime.serve import mrd_server
 from qsm_runtime.serve.mrd_conversation import Conversation, Rules
 from qsm_runtime.serve.mrd_server import Listening, MrdServer
-from qsm_runtime.serve.settings import Busy
-
-_path = Path(__file__).parents[1] / "io" / "mrd" / "mrd_kit.py"
-_spec = importlib.util.spec_from_file_location("mrd_kit_of_server", _path)
-kit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kit)
-Fire, FakeCore, made = kit.Fire, kit.FakeCore, kit.made
 
 N = 36  # images of the kit's study
 CLOSE = struct.pack("<H", 4)
-
-
-class Told(StudyLog):
-    """A log that can be asked what it was told."""
-
-    def __init__(self):
-        self.text = io.StringIO()
-        super().__init__(self.text, "debug")
-
-    def events(self, name):
-        lines = [json.loads(line) for line in self.text.getvalue().splitlines()]
-        return [line for line in lines if line["event"] == name]
 
 
 class Answer:
@@ -69,14 +52,6 @@ class Answer:
         return [text for text in self.texts if text.startswith("ERR ")]
 
 
-def until(happened):
-    """Wait for it."""
-    end = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def told(data, core=None, **rules):
     """A whole conversation through memory: the answer, the conversation, the log."""
     log, out = Told(), io.BytesIO()
@@ -86,10 +61,12 @@ def told(data, core=None, **rules):
 
 
 @contextlib.contextmanager
-def serving(core=None, **how):
-    log = Told()
-    server = MrdServer(core or FakeCore(), log, Listening(**{"port": 0, "idle_s": 20.0, "stall_s": 10.0, **how}))
-    server.start()
+def serving(core=None, *, start=True, **how):
+    """A server and its log. start: False leaves to the test to start it, when a client has said all it has to say."""
+    log, patient = Told(), {"port": 0, "idle_s": PATIENCE_S, "stall_s": PATIENCE_S}
+    server = MrdServer(core or FakeCore(), log, Listening(**{**patient, **how}))
+    if start:
+        server.start()
     try:
         yield server, log
     finally:
@@ -97,7 +74,7 @@ def serving(core=None, **how):
 
 
 def connect(server):
-    return socket.create_connection((server.host, server.port), timeout=20)
+    return socket.create_connection((server.host, server.port), PATIENCE_S)
 
 
 def answer_on(connection):
@@ -128,15 +105,15 @@ def assert_answered(answer, fire=None):
 
 
 def test_a_study_through_memory():
-    core = FakeCore()
+    core = FakeCore(chi_of=chi_of)
     answer, conversation, log = told(Fire().stream(), core)
     assert conversation.outcome == "answered"
     assert_answered(answer)
-    received = kit.messages(answer.data)
+    received = messages(answer.data)
     kinds = [meta_of(m.meta).get("DataRole") if isinstance(m, mrd.Image) else type(m).__name__ for m in received]
     assert kinds.index(["Quantitative"]) == N  # after every original
     (line,) = log.events("mrd.answered")
-    assert line["study"] == conversation.study == core.scans[0][1]
+    assert line["study"] == conversation.study == core.asked[0][0]
     assert log.events("mrd.received")[0]["images"] == N
     assert "gre_qsm" not in log.text.getvalue()
     assert not conversation.images  # their memory is given back
@@ -174,13 +151,13 @@ def test_unknown_parameters_are_warned_of_and_wrong_values_refused():
 
 
 def test_another_recipe_than_the_servers():
-    answer, _, _ = told(Fire().stream(texts=[{"recipe": "best"}]), recipe="fast")
+    answer, _, _ = told(Fire().stream(texts=[{"recipe": "best"}]), recipes=("fast",))
     assert any("this server answers by recipe fast, not best" in t for t in answer.texts)
 
 
 def test_when_there_is_no_map_the_originals_go_back_alone():
-    failing = FakeCore(ReconstructionError("the mask is empty"))
-    for core, said in ((failing, "the mask is empty"), (FakeCore(hold=True), "no answer within 0.2 s")):
+    failing, silent = FakeCore(fail="the mask is empty"), FakeCore(gate=threading.Event())
+    for core, said in ((failing, "the mask is empty"), (silent, "no answer within 0.2 s")):
         answer, conversation, log = told(Fire().stream(), core, answer_s=0.2)
         assert conversation.outcome == "refused"
         assert said in answer.errors[0]
@@ -190,7 +167,7 @@ def test_when_there_is_no_map_the_originals_go_back_alone():
 
 def test_a_bug_ends_with_err_and_close_too():
     class Broken(FakeCore):
-        def submit(self, acquisition, study, *, early=None):
+        def submit(self, acquisition, study, *, early=None, recipe=None):
             raise KeyError("a bug")
 
     out = io.BytesIO()
@@ -203,21 +180,9 @@ def test_a_bug_ends_with_err_and_close_too():
 
 
 def test_a_busy_core_is_asked_again_and_then_given_up():
-    class Full(FakeCore):
-        def submit(self, acquisition, study, *, early=None):
-            self.asked = getattr(self, "asked", 0) + 1
-            if self.asked < 3:
-                raise Busy("full")
-            return super().submit(acquisition, study, early=early)
-
-    answer, _, _ = told(Fire().stream(), Full())
+    answer, _, _ = told(Fire().stream(), FakeCore(busy=2))
     assert len(answer.maps) == 6
-
-    class Always(FakeCore):
-        def submit(self, acquisition, study, *, early=None):
-            raise Busy("the queue is full")
-
-    answer, conversation, _ = told(Fire().stream(), Always(), busy_s=0.0)
+    answer, conversation, _ = told(Fire().stream(), FakeCore(busy=10**6), busy_s=0.0)
     assert (conversation.outcome, len(answer.originals)) == ("refused", N)
     assert "the queue is full" in answer.errors[0]
 
@@ -231,7 +196,7 @@ def test_a_late_answer_says_so():
 
 def test_raw_data_are_refused_politely():
     out = io.BytesIO()
-    serializer = kit.ProtocolSerializer(out)
+    serializer = ProtocolSerializer(out)
     serializer.serialize(Fire().header())
     for _ in range(20):
         serializer.serialize(ismrmrd.Acquisition.from_array(np.ones((8, 128), np.complex64)))
@@ -315,7 +280,7 @@ def test_echoes_are_worked_on_as_soon_as_they_are_whole():
     core = FakeCore()
     told(Fire().stream(), core)
     (head,) = core.heads
-    acquisition, _, early = core.scans[0]
+    _, acquisition, early = core.asked[0]
     assert early is head
     assert [index for index, _, _, _ in head.fed] == [0, 1, 2]
     for index, magnitude, phase_rad, how in head.fed:
@@ -332,7 +297,7 @@ def test_early_work_is_given_up_with_its_study():
     data = Fire().stream()
     told(data[: len(data) * 3 // 4], core)
     assert core.heads[0].cancelled
-    assert not core.scans
+    assert not core.asked
 
 
 def test_repetitions_come_back_as_series_of_their_own():
@@ -354,8 +319,9 @@ def test_a_client_that_vanishes_in_the_middle_of_a_study():
         for length in (1, 700, len(data) // 2, len(data) - 1):
             with connect(server) as connection:
                 connection.sendall(data[:length])
+        until(lambda: not server.state()["connections"])
         assert_answered(say(server, data))
-    assert len(core.scans) == 1
+    assert len(core.asked) == 1
     assert server.state()["gone"] == 4
     assert len(log.events("mrd.refused")) == 4
 
@@ -374,22 +340,23 @@ def test_a_client_that_closes_its_half_without_close_gets_its_images_back():
 def test_a_silent_client(said):
     """Before, within or between messages: it is told so and let go."""
     data = Fire().stream(close=False)[:said]
-    with serving(idle_s=0.3, stall_s=0.3) as (server, _), connect(server) as connection:
+    with serving(start=False, idle_s=0.3, stall_s=0.3) as (server, _), connect(server) as connection:
         connection.sendall(data)
-        start = time.perf_counter()
+        server.start()
         answer = answer_on(connection)
-        assert time.perf_counter() - start < 10
     assert answer.closed
     assert "nothing came for 0.3 s" in answer.errors[0]
     assert len(answer.originals) == (N if said is None else 0)
 
 
 def test_a_client_that_does_not_read():
-    fire = Fire(made.Protocol(shape=(128, 128, 24)))
-    data = fire.stream()
-    with serving(stall_s=0.3) as (server, log), connect(server) as connection:
+    with serving(start=False, stall_s=0.3) as (server, log), socket.socket() as connection:
+        server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # little is on the way
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(data)
+        connection.settimeout(PATIENCE_S)
+        connection.connect((server.host, server.port))
+        connection.sendall(Fire().stream())
+        server.start()
         until(lambda: log.events("mrd.gone"))
         assert "did not read" in log.events("mrd.gone")[0]["reason"]
 
@@ -406,7 +373,7 @@ def test_two_clients_at_once():
         for connection, fire in zip(connections, fires, strict=True):
             with connection:
                 assert_answered(answer_on(connection), fire)
-    assert len({study for _, study, _ in core.scans}) == 2
+    assert len({study for study, _, _ in core.asked}) == 2
     assert server.state()["answered"] == 2
 
 
@@ -420,14 +387,13 @@ def test_more_clients_than_allowed():
         assert server.state()["turned_away"] == 1
 
 
-def test_100_mb_of_noise():
+def test_100_mb_of_noise(monkeypatch):
     """Refused at its first bytes, the rest thrown away; the next study is answered."""
     noise = np.random.default_rng(0).integers(0, 256, 100_000_000, np.uint8)
     noise[:2] = 0xEE  # no message has this id
+    monkeypatch.setattr(mrd_server, "LINGER_S", PATIENCE_S)
     with serving() as (server, _):
-        start = time.perf_counter()
         answer = say(server, noise.data)
-        assert time.perf_counter() - start < 10
         assert answer.closed
         assert answer.errors == ["ERR no MRD stream: message id 61166 is unknown"]
         assert_answered(say(server, Fire().stream()))
@@ -435,10 +401,11 @@ def test_100_mb_of_noise():
 
 def test_noise_of_every_beginning_never_hangs():
     rng = np.random.default_rng(1)
-    with serving(idle_s=2.0, stall_s=0.2) as (server, _):
+    with serving(idle_s=0.2, stall_s=0.2) as (server, _):
         for number in [*mrd.Id, 0]:
             noise = struct.pack("<H", number) + rng.integers(0, 256, 20_000, np.uint8).tobytes()
             assert say(server, noise).closed
+        server._listening = replace(server._listening, idle_s=PATIENCE_S, stall_s=PATIENCE_S)
         assert_answered(say(server, Fire().stream()))
 
 
@@ -461,7 +428,7 @@ def test_stopping_ends_idle_clients_and_lets_studies_finish():
         busy.sendall(data[len(data) // 2 :])
         with busy:
             assert_answered(answer_on(busy))
-        stopping.join(10)
+        stopping.join(PATIENCE_S)
         assert not stopping.is_alive()
 
 
@@ -479,4 +446,50 @@ def test_twenty_studies_leave_nothing_behind():
         before = held()
         for _ in range(20):
             assert say(server, data).closed
-        until(lambda: held() <= before)
+        until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+
+
+WISHES = [
+    ({"texts": [{"recipe": "default"}]}, "default"),
+    ({"texts": [{"recipe": "Default"}], "config": "qsm_best"}, "default"),  # what the study says counts most
+    ({"config": "qsm_default"}, "default"),
+    ({"config": "qsm-default.xml"}, "default"),
+    ({"config": "qsm"}, None),
+    ({"texts": [{"recipe": "auto"}]}, None),
+]
+
+
+@pytest.mark.parametrize(("said", "granted"), WISHES)
+def test_a_recipe_that_is_allowed_is_granted(said, granted):
+    core = FakeCore()
+    answer, _, log = told(Fire().stream(**said), core, recipes=("fast", "default"))
+    assert core.wishes == [granted]
+    assert not answer.texts
+    (line,) = log.events("mrd.answered")
+    assert line.get("asked", "").casefold() == (granted or "")
+
+
+def test_a_recipe_in_the_header_is_granted_too():
+    header = Fire().header()
+    header.userParameters = xsd.userParametersType(
+        userParameterString=[xsd.userParameterStringType(name="qsm_recipe", value="default")]
+    )
+    core = FakeCore()
+    told(Fire().stream(header=header.toXML().encode()), core, recipes=("fast", "default"))
+    assert core.wishes == ["default"]
+
+
+@pytest.mark.parametrize("wish", ["best", "../../etc/passwd", "best\n\1<x>"])
+def test_a_recipe_that_is_not_allowed_is_refused_in_words(wish):
+    """The server's own answers, and the map says which and which not."""
+    core = FakeCore()
+    answer, conversation, _ = told(Fire().stream(texts=[{"recipe": wish}]), core, recipes=("fast", "default"))
+    assert conversation.outcome == "answered"
+    assert core.wishes == [None]
+    (said,) = answer.texts
+    assert said.startswith("WRN this server answers by recipe fast, not ")
+    assert "default may be asked for too; start it with --allow-recipe" in said
+    meta = meta_of(answer.maps[0].meta)
+    assert "; by recipe fake, not " in meta["ImageComments"][0]
+    assert meta["QsmRecipe"] == ["fake"]
+    assert set("/<\n\1") & set(meta["ImageComments"][0]) == set()

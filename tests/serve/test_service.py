@@ -7,31 +7,35 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from watch_kit import FakeCore, claims, contents, study, until
+from patience import PATIENCE_S, until
+from serve_kit import FakeCore
+from watch_kit import claims, contents, study
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.service import run_service
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-HERE = Path(__file__).parent
+KITS = ":".join(str(folder) for folder in Path(__file__).parents[:2])
 PROGRAM = """
-import sys, threading, time
+import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from watch_kit import QUICK, FakeCore
+sys.path += sys.argv[1].split(":")
+from serve_kit import FakeCore
+from watch_kit import QUICK
 from qsm_runtime.cli import app
+from qsm_runtime.serve import service
 from qsm_runtime.serve.log import StudyLog
 from qsm_runtime.serve.service import run_service
 from qsm_runtime.serve.watch import Rules, Watch
 
 root = Path(sys.argv[2])
+service.GRACE_S = 0.5  # what does not end in this test, does not end
 
 class Gate:  # answers once the file `go` is there
     def wait(self, limit_s):
@@ -40,6 +44,7 @@ class Gate:  # answers once the file `go` is there
 
 class Core(FakeCore):
     def start(self):
+        (root / "warming").touch()
         while (root / "hold").exists():
             time.sleep(0.02)
 
@@ -60,12 +65,12 @@ sys.exit(app.main(["x"]))
 
 
 class Server:
-    def __init__(self, root, drain_s=90.0, environment=None):
+    def __init__(self, root, drain_s=PATIENCE_S, environment=None):
         self.root = root
         (root / "in").mkdir(exist_ok=True)
         for name in ("ready", "port"):
             (root / name).unlink(missing_ok=True)
-        command = [sys.executable, "-c", PROGRAM, str(HERE), str(root), str(drain_s)]
+        command = [sys.executable, "-c", PROGRAM, KITS, str(root), str(drain_s)]
         where = {**os.environ, "QSM_DATA_DIR": str(root / "data"), **(environment or {})}
         self.process = subprocess.Popen(command, env=where, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -79,22 +84,26 @@ class Server:
         self.process.stderr.close()
 
     def ready(self):
-        until(lambda: (self.root / "ready").exists() or self.process.poll() is not None, 180)
+        until(lambda: (self.root / "ready").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, self.process.stderr.read()
         return self
 
     def get(self, path):
         try:
-            with urllib.request.urlopen((self.root / "port").read_text() + path, timeout=60) as answer:
+            with urllib.request.urlopen((self.root / "port").read_text() + path, timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
     def events(self):
-        return [json.loads(line) for line in (self.root / "log").read_text().splitlines()]
+        return [json.loads(line) for line in (self.root / "log").read_text().splitlines(True) if line.endswith("\n")]
 
-    def end(self, limit_s=120.0):
-        return self.process.wait(limit_s)
+    def said(self, name):
+        """Wait for an event; it."""
+        return until(lambda: [one for one in self.events() if one["event"] == name], lambda: name)[-1]
+
+    def end(self):
+        return self.process.wait(PATIENCE_S)
 
     @property
     def inbox(self):
@@ -113,7 +122,8 @@ def test_a_signal_in_the_midst_of_work_loses_nothing_and_exits_with_0(tmp_path, 
         at_work(server)
         assert server.get("/ready") == (200, {"ready": True})
         server.process.send_signal(number)
-        until(lambda: server.get("/status")[1]["phase"] == "draining")
+        until(lambda: not server.get("/status")[1]["front_ends"]["watch"]["ready"])
+        assert server.get("/status")[1]["phase"] == "draining"
         assert server.get("/live")[0] == 200
         assert server.get("/ready")[0] == 503
         study(server.inbox / "late")
@@ -137,7 +147,7 @@ def test_a_second_signal_ends_at_once_and_the_next_start_goes_on(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.get("/status")[1]["phase"] == "draining")
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.events()[-1]["event"] == "service.forced")
+        server.said("service.forced")
         (tmp_path / "go").touch()
         assert server.end() == 143
     (folder,) = claims(server.inbox, "working") + claims(server.inbox, "done")
@@ -154,8 +164,7 @@ def test_what_does_not_end_in_time_stays_on_disk(tmp_path):
         server.ready()
         at_work(server)
         server.process.terminate()
-        until(lambda: server.events()[-1]["event"] == "service.stopped")
-        assert server.events()[-1]["unfinished"] == ["watch"]
+        assert server.said("service.stopped")["unfinished"] == ["watch"]
         assert len(claims(server.inbox, "working")) == 1
 
 
@@ -181,7 +190,7 @@ def test_kill_9_in_the_midst_of_work_and_a_restart(tmp_path):
 def test_a_signal_while_it_warms_up_ends_it_cleanly(tmp_path):
     (tmp_path / "hold").touch()
     with Server(tmp_path) as server:
-        until(lambda: (tmp_path / "log").exists() and server.events(), 180)
+        until((tmp_path / "warming").exists)
         server.process.terminate()
         assert server.end() == 0
     assert not (tmp_path / "ready").exists()
@@ -192,7 +201,7 @@ def test_systemd_is_told_when_studies_are_taken_and_when_it_stops(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         path = f"/tmp/qsm-notify-{os.getpid()}"  # a socket's path must be short
         channel.bind(path)
-        channel.settimeout(180)
+        channel.settimeout(PATIENCE_S)
         try:
             with Server(tmp_path, environment={"NOTIFY_SOCKET": path}) as server:
                 assert channel.recv(100) == b"READY=1"
@@ -210,11 +219,8 @@ def test_studies_come_and_go_while_health_is_asked(tmp_path):
         for number in range(3):
             study(tmp_path / "made" / str(number), number=number + 1)
             os.rename(tmp_path / "made" / str(number), server.inbox / f"drop{number}")
-        until(lambda: server.get("/status")[1]["front_ends"]["watch"]["done"] == 3)
-        time.sleep(0.1)
-        status = server.get("/status")[1]
-        assert status["front_ends"]["watch"]["working"] == 0
-        assert status["ready"] is True
+        until(lambda: (watch := server.get("/status")[1]["front_ends"]["watch"])["done"] == 3 and not watch["working"])
+        assert server.get("/status")[1]["ready"] is True
         server.process.terminate()
         assert server.end() == 0
     assert len(claims(server.inbox, "done")) == 3

@@ -3,13 +3,16 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.serve import delivery
 from qsm_runtime.serve import spool as spools
+from qsm_runtime.serve.attempts import Attempts
 from qsm_runtime.serve.dicom_send import Destination
+from qsm_runtime.serve.keep import DAY_S, GIB, GONE, Keep
 from qsm_runtime.serve.spool import Limits, Spool, SpoolFull
 from qsm_runtime.serve.spool_files import name_of, read_record
 
@@ -178,7 +181,7 @@ def test_an_acknowledgement_cut_short_is_none(tmp_path):
 
 
 def test_retention_of_done(tmp_path):
-    spool = opened(tmp_path, done_jobs=2)
+    spool = opened(tmp_path, keep=Keep(gib=600 / GIB))  # of 261 bytes each
     for i in range(4):
         names = [name_of(f"{i}.{k}") for k in range(2)]
         fill(spool, names)
@@ -186,7 +189,7 @@ def test_retention_of_done(tmp_path):
         if i != 1:
             spool.delivered(f"job-{i}")
     # job-1 is still to be sent: it stays
-    assert sorted(job.name for job in (tmp_path / "done").iterdir()) == ["job-1", "job-2", "job-3"]
+    assert sorted(job.name for job in (tmp_path / "done").iterdir()) == ["job-1", "job-3"]
     assert spool.path(name_of("0.0")) is None
     assert spool.path(name_of("1.0")) is not None
 
@@ -249,3 +252,84 @@ def test_many_threads(tmp_path):
         thread.join()
     assert spool.state()["waiting"] == 80
     assert {path.name for path in (tmp_path / "incoming").iterdir()} == set(names)
+
+
+def test_what_ended_long_ago_goes_and_what_waits_stays(tmp_path):
+    told = []
+    spool = Spool(tmp_path, Limits(reserve_mib=0, fsync="never"), lambda *said: told.append(said))
+    spool.open()
+    fill(spool)
+    answer(spool, "answered", NAMES[:1])
+    spool.delivered("answered")
+    answer(spool, "unsent", NAMES[1:2])
+    spool.claim("refused", NAMES[2:3])
+    spool.fail("refused", {"reason": "slices are missing"})
+    spool.claim("fresh", NAMES[3:])
+    spool.fail("fresh", {})
+    fill(spool, [name_of("waits")])
+    long_ago = time.time() - 15 * DAY_S
+    for job in ("done/answered", "done/unsent", "outgoing/unsent", "failed/refused", "incoming"):
+        os.utime(tmp_path / job, (long_ago, long_ago))
+    spool.retire()
+    assert {(state, job) for state, job, _ in told} == {("done", "answered"), ("failed", "refused")}
+    assert all(size > 100 for _, _, size in told)
+    assert everything(tmp_path) == {
+        ("done", "original"): {NAMES[1]}, ("outgoing", "derived"): {"0.dcm", "1.dcm", "2.dcm"},
+        ("failed", "original"): {NAMES[3]}, ("incoming", "original"): {name_of("waits")},
+    }  # fmt: skip
+    assert spool.path(NAMES[0]) is None
+    spool.close()
+    again = opened(tmp_path, keep=Keep(days=float("inf"), gib=float("inf")))
+    assert again.state()["failed"] == again.state()["done"] == 1
+
+
+def test_ended_in_the_midst_of_a_removal(tmp_path):
+    """A study goes in one rename: what it leaves counts for nothing and goes at the next look."""
+    spool = opened(tmp_path)
+    fill(spool)
+    answer(spool)
+    spool.delivered("job-1")
+    spool.close()
+    left = tmp_path / "done" / f".job-1{GONE}"
+    os.rename(tmp_path / "done" / "job-1", left)
+    (left / "job.json").unlink()
+    spool = opened(tmp_path)
+    assert not left.exists()
+    assert spool.path(NAMES[0]) is None
+    assert spool.state()["done"] == 0
+
+
+def test_attempts_are_there_however_the_process_ends(tmp_path):
+    path = tmp_path / "attempts.json"
+    first = Attempts(path)
+    for study in ("a", "a", "b", "c"):
+        first.begin(study)  # again within one process: the same attempt
+    first.ended("c")
+    second = Attempts(path)  # the first was killed
+    assert [second.before(study) for study in "abc"] == [1, 1, 0]
+    second.begin("a")
+    third = Attempts(path)
+    assert third.before("a") == 2
+    third.begin("a")
+    third.close()  # in order: what it left is no attempt that never ended
+    fourth = Attempts(path)
+    assert (fourth.before("a"), len(fourth)) == (2, 2)
+    fourth.keep({"a"})
+    fourth.ended("a")
+    assert len(Attempts(path)) == 0
+    path.write_text("[1, {")  # damaged: counted from the beginning
+    assert len(Attempts(path)) == 0
+
+
+def test_a_full_disk_counts_no_attempt_and_stops_none(tmp_path, monkeypatch):
+    attempts = Attempts(tmp_path / "attempts.json")
+
+    def full(files, **options):
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qsm_runtime.serve.attempts.write_files", full)
+        attempts.begin("a")
+    assert len(Attempts(tmp_path / "attempts.json")) == 0
+    attempts.begin("b")
+    assert Attempts(tmp_path / "attempts.json").before("a") == 1  # written with the next

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,11 +14,18 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from watch_kit import FakeCore, Watching, claims, contents, study, until
+from patience import PATIENCE_S, until
+from serve_kit import FakeCore
+from watch_kit import Watching, claims, contents, study
 
+from qsm_runtime import load_recipe, reconstruct
 from qsm_runtime.cli import main
+from qsm_runtime.cli.job import software_versions
 from qsm_runtime.errors import InputError, OutputError, UsageError
+from qsm_runtime.io import find_acquisitions
 from qsm_runtime.serve import watch, watch_claims, watch_job
+from qsm_runtime.serve.keep import DAY_S
+from qsm_runtime.serve.settings import Answer
 from qsm_runtime.serve.watch import MAX_TRIES, Watch
 
 
@@ -34,6 +43,14 @@ def permissions(tmp_path):
 @pytest.fixture(autouse=True)
 def own_salt(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("QSM_DATA_DIR", str(tmp_path_factory.mktemp("salt")))
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory):
+    """A dataset of one simulated head, sub-sim."""
+    folder, size = tmp_path_factory.mktemp("simulated") / "ds", ["--matrix", "16,20,16", "--voxel-mm", "8,8,8"]
+    assert main(["phantom", "-o", str(folder), *size, "--echo-times-ms", "4,9", "-q"]) == 0
+    return folder
 
 
 def maps_in(out):
@@ -64,9 +81,8 @@ def test_the_log_names_nobody_and_the_study_by_its_hash(tmp_path):
         paths = study(w.inbox / "SMITH^JOHN")
         w.ended("done")
     header = pydicom.dcmread(claims(w.inbox, "done")[0] / "data" / "SMITH^JOHN" / paths[0].name)
-    said = w.text.getvalue()
-    assert "SMITH" not in said
-    assert not re.search(r"\d+(\.\d+){5,}", said)
+    assert "SMITH" not in w.said
+    assert not re.search(r"\d+(\.\d+){5,}", w.said)
     hashes = {line["study"] for line in w.events() if "study" in line}
     assert len(hashes) == 1
     assert header.StudyInstanceUID not in hashes
@@ -74,16 +90,17 @@ def test_the_log_names_nobody_and_the_study_by_its_hash(tmp_path):
 
 
 def test_what_fails_is_logged_without_names_too(tmp_path):
-    with Watching(tmp_path, give_up_s=6.0) as w:
-        study(w.inbox / "SMITH, JOHN (1950)", keep=-1)
-        os.mkfifo(w.inbox / "SMITH JOHN; pipe")
-        (w.inbox / "SMITH JOHN.txt").write_text("SMITH")
-        converted = w.inbox / "converted"
-        converted.mkdir()
-        for name in ("SMITH JOHN_e1_ph.nii.gz", "SMITH JOHN_e2_ph.nii.gz"):
-            (converted / name).write_bytes(b"cut short")
+    w = Watching(tmp_path, give_up_s=2.0)
+    study(w.inbox / "SMITH, JOHN (1950)", keep=-1)
+    os.mkfifo(w.inbox / "SMITH JOHN; pipe")
+    (w.inbox / "SMITH JOHN.txt").write_text("SMITH")
+    converted = w.inbox / "converted"
+    converted.mkdir()
+    for name in ("SMITH JOHN_e1_ph.nii.gz", "SMITH JOHN_e2_ph.nii.gz"):
+        (converted / name).write_bytes(b"cut short")
+    with w:
         ended = w.ended("failed", 4)
-    said = w.text.getvalue() + json.dumps(w.watch.state())
+    said = w.said + json.dumps(w.watch.state())
     assert "SMITH" not in said
     assert "JOHN" not in said
     assert len(w.events("watch.incomplete")) == 3
@@ -92,9 +109,10 @@ def test_what_fails_is_logged_without_names_too(tmp_path):
 
 
 def test_loose_files_of_two_studies_mixed_become_two_answers(tmp_path):
-    with Watching(tmp_path) as w:
-        study(w.inbox, prefix="a", number=3)
-        study(w.inbox, prefix="b", number=5, echo_times_ms=(5.0, 10.0, 15.0))
+    w = Watching(tmp_path)
+    study(w.inbox, prefix="a", number=3)
+    study(w.inbox, prefix="b", number=5, echo_times_ms=(5.0, 10.0, 15.0))
+    with w:
         ended = w.ended("done", 2)
     assert sorted(len(list((folder / "data").iterdir())) for folder, _ in ended) == [24, 36]
     for folder, _ in ended:
@@ -112,9 +130,8 @@ def test_several_studies_in_one_folder_are_answered_from_one_drop(tmp_path):
     assert len(record["scans"]) == len(maps_in(w.out)) == 2
 
 
-def test_a_bids_dataset_is_taken_as_one_drop(tmp_path):
-    assert main(["phantom", "-o", str(tmp_path / "ds"), "--matrix", "16,20,16", "--voxel-mm", "8,8,8",
-                 "--echo-times-ms", "4,9", "-q"]) == 0  # fmt: skip
+def test_a_bids_dataset_is_taken_as_one_drop(tmp_path, bids):
+    shutil.copytree(bids, tmp_path / "ds")
     with Watching(tmp_path) as w:
         os.rename(tmp_path / "ds", w.inbox / "ds")
         ((folder, record),) = w.ended("done")
@@ -122,12 +139,12 @@ def test_a_bids_dataset_is_taken_as_one_drop(tmp_path):
     assert record["scans"][0]["scan"] == "sub-sim"
 
 
-def test_loose_nifti_files_are_found_by_name(tmp_path):
-    assert main(["phantom", "-o", str(tmp_path / "ds"), "--matrix", "16,20,16", "--voxel-mm", "8,8,8",
-                 "--echo-times-ms", "4,9", "-q"]) == 0  # fmt: skip
-    with Watching(tmp_path) as w:
-        for path in (tmp_path / "ds" / "sub-sim" / "anat").iterdir():
-            shutil.copy(path, w.inbox / path.name)
+def test_loose_nifti_files_are_found_by_name(tmp_path, bids):
+    shutil.copytree(bids, tmp_path / "ds")
+    w = Watching(tmp_path)
+    for path in (tmp_path / "ds" / "sub-sim" / "anat").iterdir():
+        shutil.copy(path, w.inbox / path.name)
+    with w:
         ((folder, record),) = w.ended("done")
     assert record["loose"]
     assert len(maps_in(w.out)) == 1
@@ -136,7 +153,7 @@ def test_loose_nifti_files_are_found_by_name(tmp_path):
 
 def test_a_study_still_being_written_is_waited_for(tmp_path):
     source = study(tmp_path / "source")
-    with Watching(tmp_path, settle_s=0.6, give_up_s=30.0) as w:
+    with Watching(tmp_path) as w:
         (w.inbox / "drop").mkdir()
         for path in source[:-1]:
             shutil.copy(path, w.inbox / "drop")
@@ -146,7 +163,7 @@ def test_a_study_still_being_written_is_waited_for(tmp_path):
         last = w.inbox / "drop" / source[-1].name
         for end in (len(whole) // 3, len(whole) // 2):  # it grows: neither quiet nor whole
             last.write_bytes(whole[:end])
-            time.sleep(0.3)
+            time.sleep(0.5)
             assert claims(w.inbox, "working") == []
         last.write_bytes(whole)
         ((_, record),) = w.ended("done")
@@ -155,9 +172,10 @@ def test_a_study_still_being_written_is_waited_for(tmp_path):
 
 
 def test_a_file_under_a_temporary_name_is_waited_for(tmp_path):
-    with Watching(tmp_path, give_up_s=30.0) as w:
-        paths = study(w.inbox / "drop")
-        os.rename(paths[-1], f"{paths[-1]}.part")
+    w = Watching(tmp_path)
+    paths = study(w.inbox / "drop")
+    os.rename(paths[-1], f"{paths[-1]}.part")
+    with w:
         until(lambda: w.events("watch.incomplete"))
         (w.inbox / "loose.dcm.part").write_bytes(b"a browser's")
         os.rename(f"{paths[-1]}.part", paths[-1])
@@ -166,7 +184,7 @@ def test_a_file_under_a_temporary_name_is_waited_for(tmp_path):
 
 
 def test_an_incomplete_study_fails_when_given_up_and_says_what_is_missing(tmp_path):
-    with Watching(tmp_path) as w:
+    with Watching(tmp_path, give_up_s=1.0) as w:
         paths = study(w.inbox / "drop", keep=-1)
         before = contents(w.inbox / "drop")
         ((folder, record),) = w.ended("failed")
@@ -180,7 +198,7 @@ def test_an_incomplete_study_fails_when_given_up_and_says_what_is_missing(tmp_pa
 
 
 def test_what_is_complete_of_a_given_up_drop_is_answered(tmp_path):
-    with Watching(tmp_path) as w:
+    with Watching(tmp_path, give_up_s=1.0) as w:
         study(tmp_path / "drop" / "one", number=3)
         study(tmp_path / "drop" / "two", number=5, keep=-1)
         os.rename(tmp_path / "drop", w.inbox / "drop")
@@ -200,9 +218,10 @@ def test_what_is_complete_of_a_given_up_drop_is_answered(tmp_path):
     ],
 )
 def test_foreign_files_fail_alone_and_the_rest_goes_on(tmp_path, name, data, said):
-    with Watching(tmp_path) as w:
-        (w.inbox / name).write_bytes(data)
-        study(w.inbox, prefix="a")
+    w = Watching(tmp_path, give_up_s=1.0)
+    (w.inbox / name).write_bytes(data)
+    study(w.inbox, prefix="a")
+    with w:
         w.ended("done")
         ((folder, _),) = w.ended("failed")
     assert (folder / "data" / name).read_bytes() == data
@@ -228,9 +247,10 @@ def test_damaged_headers_are_sorted_out_and_every_file_is_kept(tmp_path):
         for place in rng.integers(100, len(data) - 240, 12):
             data[place] = rng.integers(256)
         (tmp_path / "made" / f"damaged{number:02d}").write_bytes(bytes(data))
-    with Watching(tmp_path) as w:
-        for path in sorted((tmp_path / "made").glob("damaged*")):
-            shutil.copy(path, w.inbox)
+    w = Watching(tmp_path, give_up_s=1.0)
+    for path in sorted((tmp_path / "made").glob("damaged*")):
+        shutil.copy(path, w.inbox)
+    with w:
         until(lambda: not [p for p in w.inbox.iterdir() if p.is_file()])
         until(lambda: not claims(w.inbox, "working"))
         study(w.inbox / "good")
@@ -253,14 +273,15 @@ def test_the_same_study_dropped_twice_is_answered_twice(tmp_path):
 
 def test_links_pipes_and_what_they_point_to_are_never_opened(tmp_path):
     outside = study(tmp_path / "outside")
-    with Watching(tmp_path) as w:
-        (w.inbox / "link").symlink_to(tmp_path / "outside")
-        (w.inbox / "drop").mkdir()
-        for path in outside:
-            (w.inbox / "drop" / path.name).symlink_to(path)
-        os.mkfifo(w.inbox / "pipe")  # opening it would wait for ever
-        (w.inbox / "deep" / "er").mkdir(parents=True)
-        os.mkfifo(w.inbox / "deep" / "er" / "pipe")
+    w = Watching(tmp_path)
+    (w.inbox / "link").symlink_to(tmp_path / "outside")
+    (w.inbox / "drop").mkdir()
+    for path in outside:
+        (w.inbox / "drop" / path.name).symlink_to(path)
+    os.mkfifo(w.inbox / "pipe")  # opening it would wait for ever
+    (w.inbox / "deep" / "er").mkdir(parents=True)
+    os.mkfifo(w.inbox / "deep" / "er" / "pipe")
+    with w:
         ended = w.ended("failed", 4)
     reasons = " ".join((folder / "reason.txt").read_text() for folder, _ in ended)
     assert reasons.count("a symbolic link") >= 2
@@ -269,19 +290,27 @@ def test_links_pipes_and_what_they_point_to_are_never_opened(tmp_path):
     assert len(list((tmp_path / "outside").iterdir())) == len(outside)
 
 
-@pytest.mark.parametrize("name", ["new\nline", "spaces  and ; $(rm) 'q'", "Žluťoučký Ø 患者", "x" * 255, "-rf", "..."])
+@pytest.mark.parametrize("name", ["new\nline", "spaces  and ; $(rm) 'q'", "Žluťoučký Ø 患者", "x" * 255, "-rf"])
 def test_folders_of_odd_names_come_through(tmp_path, name):
     with Watching(tmp_path) as w:
         study(tmp_path / "plain")
         os.rename(tmp_path / "plain", w.inbox / name)
-        if name.startswith("."):
-            time.sleep(1.5)
-            assert claims(w.inbox, "working") == claims(w.inbox, "done") == []  # hidden: the console is not done
-            return
         ((folder, record),) = w.ended("done")
     assert record["drop"] == name
     assert len(contents(folder / "data" / name)) == 24
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name)
+
+
+def test_what_is_hidden_is_not_there_yet(tmp_path):
+    with Watching(tmp_path) as w:
+        study(tmp_path / "plain")
+        os.rename(tmp_path / "plain", w.inbox / "...")
+        study(w.inbox / "seen")  # after it, and taken
+        ((_, record),) = w.ended("done")
+        until(lambda: not claims(w.inbox, "working"))
+    assert record["drop"] == "seen"
+    assert len(claims(w.inbox, "done")) == 1
+    assert len(contents(w.inbox / "...")) == 24
 
 
 def test_a_name_that_is_no_text_comes_through(tmp_path):
@@ -368,9 +397,8 @@ def test_dicom_is_written_in_the_place_of_its_source(tmp_path):
         np.testing.assert_allclose(chi_ppm, np.mean(magnitude[place], 0) / 10000, atol=1e-3)
 
 
-def test_nifti_input_cannot_become_dicom_and_says_so(tmp_path):
-    assert main(["phantom", "-o", str(tmp_path / "ds"), "--matrix", "16,20,16", "--voxel-mm", "8,8,8",
-                 "--echo-times-ms", "4,9", "-q"]) == 0  # fmt: skip
+def test_nifti_input_cannot_become_dicom_and_says_so(tmp_path, bids):
+    shutil.copytree(bids, tmp_path / "ds")
     with Watching(tmp_path, form="dicom") as w:
         os.rename(tmp_path / "ds", w.inbox / "ds")
         ((folder, _),) = w.ended("failed")
@@ -390,7 +418,7 @@ def test_stopping_finishes_what_is_at_work_and_leaves_the_rest(tmp_path):
         time.sleep(0.3)
         assert stopping.is_alive()
         gate.set()
-        stopping.join(90)
+        stopping.join(PATIENCE_S)
     assert len(claims(w.inbox, "done")) == 1
     assert (w.inbox / "two").is_dir()
     assert claims(w.inbox, "working") == []
@@ -494,7 +522,7 @@ def test_a_full_disk_is_waited_for(tmp_path, monkeypatch):
         return really(part, acquisition, answer, rules)
 
     monkeypatch.setattr(watch_job, "write", full)
-    with Watching(tmp_path, disk_s=30.0) as w:
+    with Watching(tmp_path, disk_s=PATIENCE_S) as w:
         study(w.inbox / "drop")
         w.ended("done")
     assert len(tries) == 3
@@ -523,11 +551,11 @@ def test_no_output_folder_takes_nothing_and_is_not_ready(tmp_path):
         until(lambda: w.watch.state().get("problem"))
         assert w.watch.state()["problem"].startswith("OutputError: OUT: cannot be written")
         assert w.watch.state()["ready"] is False
-        time.sleep(0.6)
+        time.sleep(0.5)
         assert (w.inbox / "drop").is_dir()
         w.out.mkdir()
         w.ended("done")
-        assert w.watch.state()["ready"] is True
+        until(lambda: w.watch.state()["ready"])
     assert len(w.events("watch.problem")) == 1
 
 
@@ -536,17 +564,16 @@ def test_a_drop_that_cannot_be_taken_is_told_once_and_taken_when_it_can_be(tmp_p
 
     def full(files, **options):
         tries.append(1)
-        if len(tries) < 4:
-            raise OutputError("the disk is full: free space")
-        return really(files, **options)
+        raise OutputError("the disk is full: free space")
 
     monkeypatch.setattr(watch_claims, "write_files", full)
     monkeypatch.setattr(watch, "AGAIN_S", 0.2)
     with Watching(tmp_path) as w:
         study(w.inbox / "drop")
-        until(lambda: w.events("watch.held"))
+        until(lambda: len(tries) > 2)
         assert w.watch.state()["held"] == 1
         assert len(contents(w.inbox / "drop")) == 24
+        monkeypatch.setattr(watch_claims, "write_files", really)
         w.ended("done")
         assert w.watch.state()["held"] == 0
     assert len(w.events("watch.held")) == 1
@@ -595,7 +622,109 @@ def test_a_folder_is_watched_once(tmp_path):
 def take(watching):
     """Claim the one drop there is, as the watch would, without working on it."""
     drops = watching.watch._drops
-    drops.look()
+    until(lambda: (drops.look(), not drops.waiting)[1])
     (drop,) = drops.current.values()
     assert drops.assess(drop) == ()
     return watching.watch._claims.take(drop)
+
+
+def test_what_an_earlier_process_left_is_worked_on_alone(tmp_path):
+    """What ends a process must not be counted with a neighbour."""
+    first = Watching(tmp_path)
+    for number in (3, 5):
+        study(first.inbox / str(number), number=number)
+        first.watch._claims.begin(take(first))
+    first.watch._claims.close()
+    gate = threading.Event()
+    with Watching(tmp_path, FakeCore(gate=gate)) as w:
+        study(w.inbox / "new")
+        until(lambda: w.core.asked and w.watch.state()["waiting"])
+        time.sleep(0.5)
+        assert len(w.core.asked) == 1
+        assert w.watch.state()["unfinished"] == 1
+        gate.set()
+        ended = w.ended("done", 3)
+    assert sorted(record["tries"] for _, record in ended) == [1, 2, 2]
+    assert w.watch.state()["given_up"] == 0
+
+
+def test_what_is_given_up_stands_in_the_log_and_its_neighbour_is_answered(tmp_path):
+    first = Watching(tmp_path)
+    study(first.inbox / "drop")
+    claim = take(first)
+    for _ in range(2):
+        first.watch._claims.begin(claim)
+    first.watch._claims.close()
+    with Watching(tmp_path, tries=2) as w:
+        study(w.inbox / "next")
+        w.ended("failed")
+        w.ended("done")
+    (line,) = w.events("watch.given_up")
+    assert (line["level"], line["tries"]) == ("error", 2)
+    assert w.watch.state()["given_up"] == 1
+
+
+def test_what_ended_long_ago_is_removed_and_its_maps_stay(tmp_path):
+    with Watching(tmp_path, give_up_s=1.0) as w:
+        study(w.inbox / "SMITH JOHN")
+        (w.inbox / "broken.dcm").write_bytes(b"no image")
+        ((old, _),) = w.ended("done")
+        ((failed, _),) = w.ended("failed")
+        other = w.inbox / "done" / "of somebody else"
+        other.mkdir()
+    long_ago = time.time() - 15 * DAY_S
+    for folder in (old, failed, other):
+        os.utime(folder, (long_ago, long_ago))
+    with Watching(tmp_path) as w:
+        until(lambda: len(w.events("kept.removed")) == 2)
+        assert claims(w.inbox, "done") == [other]
+        assert claims(w.inbox, "failed") == []
+        study(w.inbox / "next")
+        until(lambda: w.events("watch.done"))
+    assert {line["state"] for line in w.events("kept.removed")} == {"done", "failed"}
+    assert "SMITH" not in w.said
+    assert len(maps_in(w.out)) == 2
+
+
+def test_the_sidecar_says_what_that_of_run_says(tmp_path):
+    assert main(["phantom", "-o", str(tmp_path / "ds"), "--matrix", "32,36,32", "--voxel-mm", "6,6,6",
+                 "--echo-times-ms", "4,9", "-q"]) == 0  # fmt: skip
+    assert main(["run", str(tmp_path / "ds"), "-o", str(tmp_path / "run"), "--recipe", "fast", "-q"]) == 0
+    acquisition = next(iter(find_acquisitions(tmp_path / "ds"))).read()
+    answer = Answer(reconstruct(acquisition.scan, load_recipe("fast")), "fast", False, {})
+    watch_job.write(tmp_path / "watch", acquisition, answer, watch_job.Rules(versions=software_versions()))
+    run, served = (
+        json.loads((tmp_path / place / "sub-sim" / "anat" / "sub-sim_Chimap.json").read_text())
+        for place in ("run", "watch")
+    )
+    assert served.pop("DeadlinePassed") is False
+    assert served.keys() == run.keys()
+    took = {"SecondsPerStage", "Threads"}
+    assert {key for key in run if run[key] != served[key]} <= took
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+from qsm_runtime.serve import watch_headers
+from qsm_runtime.serve.attempts import Attempts, Reading
+from qsm_runtime.serve.watch_files import listing
+really = watch_headers.read_file
+watch_headers.read_file = lambda path: os._exit(9) if path.name == "0013.dcm" else really(path)
+folder, state = map(Path, sys.argv[1:])
+headers = watch_headers.Headers(2, Reading(state / "reading"), Attempts(state / "attempts.json"))
+files = {folder / name: mark for name, mark in listing(folder).files.items()}
+headers.read(files)
+read = [headers.of(path, mark) for path, mark in files.items()]
+print(sum(isinstance(one, list) for one in read), *[one for one in read if isinstance(one, str)])
+headers.close()
+"""
+
+
+def test_a_file_whose_header_ends_the_process_is_found_and_left_alone(tmp_path):
+    """Once it does among many; then they are read one by one, and the fourth time nobody reads it."""
+    study(tmp_path / "drop")
+    command = [sys.executable, "-c", DIES, str(tmp_path / "drop"), str(tmp_path)]
+    ran = [subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S) for _ in range(5)]
+    assert [one.returncode for one in ran] == [9, 9, 9, 9, 0], ran[-1].stderr
+    assert ran[-1].stdout.strip() == "23 the server ended 3 times when it read this file"

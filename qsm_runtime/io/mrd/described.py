@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 from qsm_runtime.errors import InputError, MetadataError
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+RECIPE = "qsm_recipe"  # user parameter: the recipe that is asked for
 EXACT = "qsm_exact"  # user parameter: JSON of what the header and the images hold rounded
 DOCTYPE = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 KEEP_GEOMETRY = "Keep_image_geometry"
@@ -29,7 +30,7 @@ class Measurement:
 
     echo_times_ms: of sequenceParameters. frequency_hz: of the protons. slices: images expected in one volume.
     volumetric: whether the slices are partitions of a 3-D encoding. slice_step_mm: of the reconstructed space.
-    exact: see EXACT.
+    recipe, exact: see RECIPE, EXACT.
     """
 
     echo_times_ms: tuple[float, ...] = ()
@@ -41,6 +42,7 @@ class Measurement:
     slices: int | None = None
     volumetric: bool = False
     slice_step_mm: float | None = None
+    recipe: str = ""
     exact: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,6 +66,7 @@ def measurement_of(xml: str) -> Measurement:
         slices=None if slices is None else int(slices),
         volumetric=volumetric,
         slice_step_mm=extent / depth if depth and extent else None,
+        recipe=_user_text(root, RECIPE),
         exact=_exact(root),
     )
 
@@ -132,14 +135,19 @@ def _echo_times(root: ElementTree.Element) -> tuple[float, ...]:
 
 
 def _exact(root: ElementTree.Element) -> dict[str, Any]:
+    try:
+        values = json.loads(_user_text(root, EXACT))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _user_text(root: ElementTree.Element, name: str) -> str:
+    """A user parameter of the header; empty where it has none of this name."""
     for parameter in root.findall("{*}userParameters/{*}userParameterString"):
-        if parameter.findtext("{*}name", "").strip() == EXACT:
-            try:
-                values = json.loads(parameter.findtext("{*}value", ""))
-            except (ValueError, RecursionError):
-                return {}
-            return values if isinstance(values, dict) else {}
-    return {}
+        if parameter.findtext("{*}name", "").strip() == name:
+            return (parameter.findtext("{*}value") or "").strip()
+    return ""
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any, get_args
 from qsm_runtime.errors import UsageError
 from qsm_runtime.io.mrd.encodings import DataType
 
+CONFIG = re.compile(r"qsm[-_](.+?)(\.(xml|json|cfg))?", re.IGNORECASE)  # a configuration that names a recipe
+LONGEST_NAME = 64
 IGNORED = ("config", "customconfig", "version")  # which module of a server is meant: there is but this one
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 SHOWN = 10
@@ -76,6 +78,18 @@ def parameters_of(text: str, before: Parameters | None = None) -> tuple[Paramete
     return replace(before, **changes), [said] if unknown else []
 
 
+def recipe_in(config: str) -> str:
+    """The recipe that a configuration's name asks for, as qsm_fast does; empty where it asks for none."""
+    found = CONFIG.fullmatch(config.strip())
+    return "" if found is None else recipe_name(found[1])
+
+
+def recipe_name(value: Any) -> str:
+    """A recipe's name as a client gives it, in characters that can be said back; "auto" asks for none."""
+    name = re.sub(r"[^\w.+-]", "?", str(value).strip())[:LONGEST_NAME]
+    return "" if name.lower() == "auto" else name
+
+
 def in_parameters(text: str) -> str:
     """A message of the readers, the command line's options in it as what a client of MRD can give."""
     for option, parameter in FLAGS.items():
@@ -126,7 +140,7 @@ def _window(value: Any) -> float:
 
 
 READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "recipe": ("recipe", _text),
+    "recipe": ("recipe", recipe_name),
     "sendoriginal": ("send_original", _bool),
     "datatype": ("data_type", _data_type),
     "phasescale": ("phase_scale", _text),

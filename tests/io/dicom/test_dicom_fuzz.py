@@ -8,7 +8,7 @@ import struct
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsm_runtime.errors import QsmError
@@ -28,9 +28,7 @@ RAW = st.one_of(
     st.floats().map(lambda v: struct.pack("<d", v)),
 )
 EXAMPLES = int(os.environ.get("QSM_FUZZ_EXAMPLES", "25"))  # more by hand
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
-)
+FUZZ = settings(max_examples=EXAMPLES, print_blob=True)
 
 
 def outcome(found):

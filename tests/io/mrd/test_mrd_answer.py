@@ -6,7 +6,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from ismrmrd.serialization import ProtocolDeserializer
-from mrd_kit import Fire, chi_of, images_in, made, studies
+from made_mrd import Fire, chi_of, images_in, made, studies
 
 from qsm_runtime.io.mrd import protocol as mrd
 from qsm_runtime.io.mrd import writer

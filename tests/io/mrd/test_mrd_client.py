@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ismrmrd import xsd
 from ismrmrd.serialization import ProtocolDeserializer
-from mrd_kit import messages
+from made_mrd import messages
 
 from qsm_runtime.errors import MetadataError, ReconstructionError
 from qsm_runtime.grid import Grid

@@ -3,7 +3,7 @@
 import ismrmrd
 import pytest
 from ismrmrd import xsd
-from mrd_kit import Fire, made
+from made_mrd import Fire, made
 
 from qsm_runtime.errors import InputError, MetadataError
 from qsm_runtime.io.mrd.described import keeping_geometry, measurement_of, meta_of, meta_xml, number_in

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ismrmrd.serialization import ConfigFile, ConfigText, ProtocolDeserializer, ProtocolSerializer
-from mrd_kit import Fire, messages
+from made_mrd import Fire, messages
 
 from qsm_runtime.io.mrd import protocol as mrd
 from qsm_runtime.io.mrd import writer
@@ -141,7 +141,7 @@ def test_a_stream_that_ends_anywhere_before_close_says_so():
             messages(data[:length])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=3000), st.sampled_from([b"", *(struct.pack("<H", i) for i in mrd.Id)]))
 def test_noise_is_no_stream(noise, start):
     try:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mrd_kit import Fire, made, studies
+from made_mrd import Fire, made, studies
 
 from qsm_runtime.errors import InputError, MetadataError, UsageError
 from qsm_runtime.io.dicom import assemble
@@ -28,7 +28,7 @@ def only(fire, parameters=None, **how):
 def test_voxels_lie_where_the_patient_is(name, acquisition, cube):
     protocol = made.Protocol(orientation=ORIENTATIONS[name], acquisition=acquisition)
     read = only(Fire(protocol, cube=cube)).acquisition
-    made.Kit.check(read, protocol)
+    made.check(read, protocol)
     np.testing.assert_allclose(read.scan.grid.b0_dir, read.affine[2, :3] / read.scan.grid.voxel_mm, atol=1e-6)
 
 
@@ -76,19 +76,19 @@ def test_rows_lie_along_the_meta_attribute_where_it_differs_from_the_readout():
         image.meta = meta
         return image
 
-    made.Kit.check(only(Fire(protocol, change=turned)).acquisition, protocol)
+    made.check(only(Fire(protocol, change=turned)).acquisition, protocol)
 
 
 def test_complex_images():
     protocol = made.Protocol()
     read = only(Fire(protocol, parts=("complex",))).acquisition
-    made.Kit.check(read, protocol)
+    made.check(read, protocol)
     assert read.phase_scaling == "angle of complex images"
 
 
 def test_real_and_imaginary_images():
     protocol = made.Protocol(vendor="ge", acquisition="3D")
-    made.Kit.check(only(Fire(protocol, parts=("real", "imaginary"))).acquisition, protocol, phase_tolerance_rad=0.02)
+    made.check(only(Fire(protocol, parts=("real", "imaginary"))).acquisition, protocol, phase_tolerance_rad=0.02)
 
 
 @pytest.mark.parametrize("dtype", ["i2", "u4", "f4", "f8"])
@@ -99,7 +99,7 @@ def test_whole_numbers_in_any_type(dtype):
         return retyped(image, image.data.astype(dtype))
 
     protocol = made.Protocol(shape=(40, 40, 8))
-    made.Kit.check(only(Fire(protocol, change=typed)).acquisition, protocol)
+    made.check(only(Fire(protocol, change=typed)).acquisition, protocol)
 
 
 def retyped(image, data):
@@ -256,7 +256,7 @@ def test_one_volume_in_several_series_is_one():
         image.image_series_index = 10 * image.image_series_index + k % 2
         return image
 
-    made.Kit.check(only(Fire(change=split)).acquisition, made.Protocol())
+    made.check(only(Fire(change=split)).acquisition, made.Protocol())
 
 
 def test_repetitions_and_sets_are_scans_of_their_own():
@@ -268,7 +268,7 @@ def test_repetitions_and_sets_are_scans_of_their_own():
     found = studies(Fire(), images=images)
     assert [s.counters for s in found] == [(0, 0, 0, 0), (1, 1, 0, 0)]
     for study in found:
-        made.Kit.check(study.acquisition, made.Protocol())
+        made.check(study.acquisition, made.Protocol())
 
 
 def test_images_without_a_type():
@@ -278,7 +278,7 @@ def test_images_without_a_type():
         return image
 
     read = only(Fire(change=untyped)).acquisition
-    made.Kit.check(read, made.Protocol())
+    made.check(read, made.Protocol())
     assert "images of no stated type were taken as the magnitude of the phase images" in read.warnings
 
     def named(image, part, echo, k):
@@ -286,7 +286,7 @@ def test_images_without_a_type():
         image.meta = {**image.meta, "ImageType": f"ORIGINAL\\PRIMARY\\{'P' if part == 'phase' else 'M'}\\ND"}
         return image
 
-    made.Kit.check(only(Fire(change=named)).acquisition, made.Protocol())
+    made.check(only(Fire(change=named)).acquisition, made.Protocol())
 
     def nameless(image, part, echo, k):
         image.image_type = 0
@@ -298,7 +298,7 @@ def test_images_without_a_type():
 
 def test_computed_images_are_set_aside():
     swi = Fire(meta={"ImageType": "DERIVED\\PRIMARY\\M\\SWI"}).images()[:6]
-    made.Kit.check(only(Fire(), images=[*swi, *Fire().images()]).acquisition, made.Protocol())
+    made.check(only(Fire(), images=[*swi, *Fire().images()]).acquisition, made.Protocol())
 
 
 def test_one_partition_as_the_field_of_view_of_a_3d_image():
@@ -308,7 +308,7 @@ def test_one_partition_as_the_field_of_view_of_a_3d_image():
         image.field_of_view = (*list(image.field_of_view)[:2], protocol.spacing_mm[2])
         return image
 
-    made.Kit.check(only(Fire(protocol, cube=True, change=partition)).acquisition, protocol)
+    made.check(only(Fire(protocol, cube=True, change=partition)).acquisition, protocol)
 
 
 def test_geometry_of_nonsense_is_refused():

@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from qsm_runtime.cli import serve_mrd
-from qsm_runtime.io.mrd.parameters import IGNORED, READERS, Parameters, parameters_of
+from qsm_runtime.io.mrd.parameters import IGNORED, READERS, Parameters, parameters_of, recipe_name
+from qsm_runtime.serve.settings import Settings
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -106,3 +107,14 @@ def test_the_cpu_image_carries_the_label():
     labels = [rest for word, rest in instructions("Containerfile") if word == "LABEL"]
     assert labels == [f'"{LABEL_NAME}"="${{LABEL_BASE64}}"']
     assert not LABEL["reconstruction"]["can_use_gpu"]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_recipe_of_the_label_is_one_that_the_image_grants(name):
+    (command,) = [json.loads(rest) for word, rest in instructions(name) if word == "CMD"]
+    given = [command[i + 1] for i, word in enumerate(command) if word in ("--recipe", "--cheaper", "--allow-recipe")]
+    allowed = Settings(recipe=given[0], allowed=tuple(given[1:])).named
+    (choice,) = [one for one in LABEL["parameters"] if one["id"] == "recipe"]
+    wishes = {recipe_name(value["id"]) for value in choice["values"]}
+    assert wishes - {""} <= set(allowed)
+    assert recipe_name(choice["default"]) == ""

@@ -1,14 +1,12 @@
 """Made MRD: the field of values of the made DICOM, sent as a scanner would, written by the ismrmrd package."""
 
-import importlib.util
 import io
 import json
 import struct
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import ismrmrd
+import made_dicom as made
 import numpy as np
 from ismrmrd import xsd
 from ismrmrd.serialization import ConfigFile, ProtocolSerializer
@@ -20,13 +18,6 @@ from qsm_runtime.io.mrd.planes import Received, planes_of, why_not
 from qsm_runtime.io.mrd.read import read_scan
 from qsm_runtime.io.mrd.stacks import scans_of
 from qsm_runtime.io.mrd.streams import PipeStream
-from qsm_runtime.pipeline import Result
-from qsm_runtime.serve.settings import Answer
-
-_made = Path(__file__).parents[1] / "dicom" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("made_dicom_of_mrd", _made)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 TYPES = {"magnitude": 1, "phase": 2, "real": 3, "imaginary": 4, "complex": 5}
 
@@ -161,42 +152,3 @@ def studies(fire, parameters=None, **how):
 def chi_of(scan):
     """A susceptibility that tells places apart: of the first echo's magnitude."""
     return (scan.magnitude[0] - 1500) / np.float32(4000)
-
-
-class Head:
-    """Early work that only remembers."""
-
-    def __init__(self):
-        self.fed, self.cancelled = [], False
-
-    def echo(self, index, magnitude, phase_rad, **how):
-        self.fed.append((index, magnitude.copy(), phase_rad.copy(), how))
-
-    def cancel(self):
-        self.cancelled = True
-
-
-class FakeCore:
-    """Answers at once with chi_of, or raises what it was given."""
-
-    def __init__(self, failure=None, late=False, hold=None, answer=chi_of):
-        self.failure, self.late, self.hold, self.answer = failure, late, hold, answer
-        self.scans, self.heads = [], []
-
-    def submit(self, acquisition, study, *, early=None):
-        self.scans.append((acquisition, study, early))
-        future = Future()
-        if self.hold is not None:
-            return future
-        if self.failure is not None:
-            future.set_exception(self.failure)
-            return future
-        scan = acquisition.scan
-        chi, mask = self.answer(scan), np.ones(scan.grid.shape, bool)
-        result = Result(chi, mask, mask, chi, chi, None, record={"reference": {"region": "mask", "value_ppm": 0.25}})
-        future.set_result(Answer(result, "fast", self.late, {"all_s": 0.1, "overlapped_s": 0.0}))
-        return future
-
-    def early(self, study):
-        self.heads.append(Head())
-        return self.heads[-1]
