@@ -46,7 +46,7 @@ def patch_sizes(
             need = np.prod([max(s, 2 * overlap + m) for s, m in zip(smallest, multiple, strict=True)])
             raise ReconstructionError(
                 f"the network needs about {need * bytes_per_voxel / MIB:.0f} MiB for its smallest patch, and "
-                f"{limit_mib:.0f} MiB are free; free memory or take a smaller network"
+                f"{limit_mib:.0f} MiB may be used; free memory, allow more (--memory-mib), or take a smaller network"
             )
     return patch[0], patch[1], patch[2]
 

@@ -18,6 +18,7 @@ from qsm_runtime.inversion._noise import DIPOLE_POWER
 from qsm_runtime.kernels import cg
 from qsm_runtime.kernels.convolve import box_of, extract
 from qsm_runtime.kernels.fft import padded_shape
+from qsm_runtime.kernels.images import Images
 from qsm_runtime.networks.physics import Dipole
 
 MARGIN_MM = 16.0
@@ -34,13 +35,15 @@ class _Data:
         x, y, z = (int(np.ceil(MARGIN_MM / v)) for v in grid.voxel_mm)
         self.box, self.shape = box_of(mask), grid.shape
         self.dipole = Dipole(self.box.size, grid.voxel_mm, grid.b0_dir, margin=(x, y, z))
+        self.images = Images(self.box._replace(fft_shape=self.dipole.plan.shape), grid)
         self.mask = mask[self.box.slices]
         self.weight2 = np.where(self.mask, np.square(weight[self.box.slices]), np.float32(0))
         self.field = np.where(self.weight2 > 0, local_ppm[self.box.slices], np.float32(0))
 
     def residual(self, x: np.ndarray, explained_ppm: float) -> tuple[np.ndarray, float]:
-        """W^2 (f - D x), and eta."""
+        """W^2 (f - D x), D x being the field of free space, and eta."""
         rest = self.dipole.field(x)
+        rest -= self.images(x)
         np.subtract(self.field, rest, out=rest)
         weighted = rest * self.weight2
         beyond = float(np.vdot(weighted, rest)) - explained_ppm**2

@@ -36,7 +36,7 @@ class Tiling:
             raise ReconstructionError(
                 f"network {card.name} must see the whole volume of {_by(shape)} voxels, which needs about "
                 f"{np.prod(shape) * needed / patches.MIB:.0f} MiB, and {limit_mib:.0f} MiB may be used: free memory, "
-                "crop the scan, or take a network whose card allows patches"
+                "allow more (--memory-mib), crop the scan, or take a network whose card allows patches"
             )
         fixed = size.fixed or self.how.patch
         if fixed is None:

@@ -13,29 +13,23 @@ returns to a state in which nothing received is lost and no answer is given twic
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import said
 from qsm_runtime.serve.attempts import Attempts, Reading
-from qsm_runtime.serve.keep import Keep, Kept, remove
-from qsm_runtime.serve.spool_files import folders, size_of, sync_folder, write_record
-from qsm_runtime.serve.spool_limits import MIB, Limits, SpoolFull
+from qsm_runtime.serve.keep import remove
+from qsm_runtime.serve.spool_files import folders, hold, size_of, sync_folder, write_record, write_whole
+from qsm_runtime.serve.spool_limits import MIB, Limits, Room, SpoolFull
 from qsm_runtime.serve.spool_repair import DERIVED, STATES, Flusher, repair
 
 __all__ = ["DERIVED", "MIB", "STATES", "Limits", "Spool", "SpoolFull"]
-
-try:
-    import fcntl
-except ImportError:  # Windows: two servers on one spool are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 
 class Spool:
@@ -50,11 +44,9 @@ class Spool:
         self.root, self.limits, self._removed = Path(root), limits or Limits(), removed
         self._lock = threading.RLock()
         self._where: dict[str, Path] = {}  # of every object that came, its folder
-        self._sizes: dict[str, int] = {}  # bytes by state
-        self._waiting = 0
-        self._kept = Kept(self.folder("done"), self.folder("failed"))
+        self._room = Room(self.root)
         self._flusher: Flusher | None = None
-        self._held: IO[str] | None = None
+        self._held: int | None = None
         self._reading: Reading | None = None
         self.attempts = Attempts(self.root / "attempts.json")
 
@@ -63,14 +55,11 @@ class Spool:
         try:
             for state in STATES:
                 self.folder(state).mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._held = open(self.root / "lock", "w")  # noqa: SIM115  held until close
+            self._held = hold(self.root / "lock")
+        except BlockingIOError as error:
+            raise OutputError(f"{self.root} is used by another server; give each its own --spool") from error
         except OSError as error:
             raise OutputError(said(self.root, error)) from error
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OutputError(f"{self.root} is used by another server; give each its own --spool") from error
         waiting = self._recover()
         self._reading = Reading(self.root / "reading")
         if self._reading.left in {path.name for path in waiting}:
@@ -88,7 +77,7 @@ class Spool:
             self._reading.close()
             self._reading = None
         if self._held is not None:
-            self._held.close()
+            os.close(self._held)
             self._held = None
 
     def folder(self, state: str, job: str = "") -> Path:
@@ -100,8 +89,7 @@ class Spool:
             waiting = repair(self.root)
             self._where = {path.name: path.parent for job in folders(self.folder("done")) for path in job.glob("*.dcm")}
             self._where.update({path.name: path.parent for path in waiting})
-            self._waiting = len(waiting)
-            self._sizes = {state: size_of(self.folder(state)) for state in STATES}
+            self._room.measure(len(waiting))
             self.retire()
             return waiting
 
@@ -130,34 +118,25 @@ class Spool:
         path = self.folder("incoming") / name
         part = path.with_suffix(f".{threading.get_ident()}.part")
         try:
-            with open(part, "xb", buffering=0) as stream:
-                stream.write(data)
-                if stream.tell() != len(data):
-                    raise OSError(errno.ENOSPC, "short write")
-                if self.limits.fsync == "always":
-                    os.fsync(stream.fileno())
-            os.replace(part, path)
+            write_whole(path, part, data, self.limits.fsync == "always")
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise SpoolFull(f"an object could not be stored ({error.strerror}): make room at {self.root}") from error
-        if self.limits.fsync == "always":
-            sync_folder(path.parent)
-        elif self._flusher is not None:
+        if self._flusher is not None:
             self._flusher.write_out(path)
         with self._lock:
             self._where[name] = path.parent
-            self._waiting += 1
-            self._sizes["incoming"] += len(data)
+            self._room.waiting += 1
+            self._room.bytes["incoming"] += len(data)
         return path
 
     def drop(self, name: str) -> None:
         """Forget an object of incoming that was not acknowledged."""
         with self._lock:
             path = self.folder("incoming") / name
-            self._sizes["incoming"] -= path.stat().st_size
+            self._room.bytes["incoming"] -= path.stat().st_size
             path.unlink()
             del self._where[name]
-            self._waiting -= 1
+            self._room.waiting -= 1
 
     def claim(self, job: str, names: Iterable[str]) -> dict[str, Path]:
         """Move objects, from incoming or from answered jobs, to a job in work. Returns where each lies now."""
@@ -191,7 +170,7 @@ class Spool:
         sync_folder(self.folder("outgoing"))
         self._settle(working, "done", record)
         with self._lock:
-            self._sizes["outgoing"] += size_of(self.folder("outgoing", job))
+            self._room.bytes["outgoing"] += size_of(self.folder("outgoing", job))
 
     def fail(self, job: str, record: Mapping[str, Any]) -> None:
         """A job in work has no answer; record says why."""
@@ -207,10 +186,10 @@ class Spool:
         """Every peer has a job's answer."""
         with self._lock:
             outgoing, done = self.folder("outgoing", job), self.folder("done", job)
-            self._sizes["outgoing"] -= size_of(outgoing)
+            self._room.bytes["outgoing"] -= size_of(outgoing)
             done.mkdir(mode=0o700, exist_ok=True)
             os.replace(outgoing, done / DERIVED)
-            self._sizes["done"] += size_of(done / DERIVED)
+            self._room.bytes["done"] += size_of(done / DERIVED)
             self.retire()
 
     def undelivered(self, job: str, record: Mapping[str, Any]) -> None:
@@ -220,8 +199,8 @@ class Spool:
             size = size_of(outgoing)
             write_record(outgoing, record)
             os.replace(outgoing, failed)
-            self._sizes["outgoing"] -= size
-            self._sizes["failed"] += size
+            self._room.bytes["outgoing"] -= size
+            self._room.bytes["failed"] += size
 
     def outgoing(self) -> list[str]:
         """Jobs with an answer that some peer has yet to acknowledge, oldest first."""
@@ -230,30 +209,24 @@ class Spool:
     def retire(self) -> None:
         """Remove jobs of done and failed that are kept no longer, but none whose answer is still to be sent."""
         with self._lock:
-            for job in self._kept.beyond(self.limits.keep, set(self.outgoing())):
+            for job in self._room.overdue(self.limits, set(self.outgoing())):
                 self._remove(job)
 
     def state(self) -> dict[str, Any]:
         """Objects waiting, jobs in each other state, and MiB in all."""
         with self._lock:
             counts = {state: len(folders(self.folder(state))) for state in STATES[1:]}
-            return {"waiting": self._waiting, **counts, "mib": round(sum(self._sizes.values()) / MIB, 1)}
+            return {"waiting": self._room.waiting, **counts, "mib": round(sum(self._room.bytes.values()) / MIB, 1)}
 
     def _make_room(self, size: int) -> None:
         with self._lock:
-            if self._waiting >= self.limits.objects:
-                raise SpoolFull(f"{self._waiting} objects wait already: {self.root} takes no more")
-            held = sum(bytes_ for state, bytes_ in self._sizes.items() if state != "done")
-            if held + size > self.limits.held_mib * MIB:
-                raise SpoolFull(f"{self.root} holds {held // MIB} MiB: remove what failed")
-            needed = size + self.limits.reserve_mib * MIB
-            if shutil.disk_usage(self.root).free >= needed:
+            self._room.check(size, self.limits)
+            if self._room.fits(size, self.limits):
                 return
-            for job in self._kept.beyond(Keep(gib=0.0), set(self.outgoing())):
-                if job.parent.name == "done":  # what failed may not be had again
-                    self._remove(job)
-                    if shutil.disk_usage(self.root).free >= needed:
-                        return
+            for job in self._room.dispensable(set(self.outgoing())):
+                self._remove(job)
+                if self._room.fits(size, self.limits):
+                    return
             raise SpoolFull(f"the disk of {self.root} is full: free space")
 
     def _remove(self, job: Path) -> None:
@@ -262,7 +235,7 @@ class Spool:
             remove(job)
         except OSError:  # not ours any more: it is tried again
             return
-        self._sizes[state] -= size
+        self._room.bytes[state] -= size
         for name in names if state == "done" else ():
             self._where.pop(name, None)
         if self._removed is not None:
@@ -275,9 +248,8 @@ class Spool:
                 source = self._where[name]
                 os.replace(source / name, folder / name)
                 size = (folder / name).stat().st_size
-                self._sizes[source.relative_to(self.root).parts[0]] -= size
-                self._sizes[folder.relative_to(self.root).parts[0]] += size
-                self._waiting += (folder.name == "incoming") - (source.name == "incoming")
+                self._room.moved(size, source.relative_to(self.root).parts[0], folder.relative_to(self.root).parts[0])
+                self._room.waiting += (folder.name == "incoming") - (source.name == "incoming")
                 self._where[name] = folder
                 moved[name] = folder / name
             return moved
@@ -294,5 +266,5 @@ class Spool:
             else:  # sent again, a failed scan is a new one
                 for name in names:
                     del self._where[name]
-            self._sizes["working"] -= size
-            self._sizes[state] += size_of(place)
+            self._room.bytes["working"] -= size
+            self._room.bytes[state] += size_of(place)

@@ -1,5 +1,6 @@
-"""Names and small steps of a spool's folders."""
+"""Names and small steps of folders that one process owns."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows: two owners of one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 RECORD = "job.json"
+
+
+def hold(lock: Path) -> int:
+    """Own a folder by this file until the descriptor is closed. Raises BlockingIOError where another process does."""
+    held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    if fcntl is None:
+        return held
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise BlockingIOError(error.errno, error.strerror) from error
+    return held
 
 
 def name_of(uid: str) -> str:
@@ -47,6 +66,23 @@ def write_record(job: Path, record: Mapping[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(part, job / RECORD)
+
+
+def write_whole(path: Path, part: Path, data: bytes, sync: bool) -> None:
+    """A file by way of `part`, there whole or not at all. sync: on the disk when this returns. Raises OSError."""
+    try:
+        with open(part, "xb", buffering=0) as stream:
+            stream.write(data)
+            if stream.tell() != len(data):
+                raise OSError(errno.ENOSPC, "short write")
+            if sync:
+                os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
 
 
 def merge(source: Path, target: Path) -> None:

@@ -11,42 +11,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from qsm_runtime.errors import OutputError
-from qsm_runtime.io.atomic import said, write_files
 from qsm_runtime.io.dicom.find import FoundDicom
-from qsm_runtime.io.found import Found
 from qsm_runtime.serve.attempts import MAX_TRIES, Attempts, Reading
-from qsm_runtime.serve.keep import SWEEP_S
 from qsm_runtime.serve.log import StudyLog, hashed, scrubbed
-from qsm_runtime.serve.watch_claims import DATA, DONE, FAILED, FOLDERS, LOCK, RECORD, WORKING, Claim, Claims, json_of
+from qsm_runtime.serve.watch_claims import FOLDERS, LOCK, RECORD, WORKING, Claims
 from qsm_runtime.serve.watch_drops import Drop, Drops, find_in
 from qsm_runtime.serve.watch_files import listing
 from qsm_runtime.serve.watch_headers import Headers
-from qsm_runtime.serve.watch_job import PutOff, Rules, Submits, Work
-from qsm_runtime.serve.watch_words import check_places, document_of, error_fields, nameless, refusals, study_of
+from qsm_runtime.serve.watch_job import Rules, Submits, Work
+from qsm_runtime.serve.watch_studies import AGAIN_S, Studies
+from qsm_runtime.serve.watch_words import check_places, nameless, refusals, study_of
 
 __all__ = ["MAX_TRIES", "Rules", "Watch"]
-
-AT_ONCE = 2  # studies taken: one is read or written while the other is reconstructed
-AGAIN_S = 30.0  # before a folder that could not be moved is tried again
-
-
-@dataclass
-class Job:
-    """A claimed study at work: a future for each scan, in their order. problems: what the study as a whole lacks."""
-
-    claim: Claim
-    scans: list[Found]
-    problems: list[str]
-    study: str
-    futures: list[Future[dict[str, Any]]] = field(default_factory=list)
-    again: float = 0.0  # not to be ended before, on the monotonic clock
 
 
 class Watch:
@@ -58,19 +39,16 @@ class Watch:
         self.folder, self.out, self.rules, self.log = folder.absolute(), out.absolute(), rules, log
         check_places(self.folder, self.out)
         self._stopping, self._wake = threading.Event(), threading.Event()
-        self._work = Work(core, log, rules, self._stopping)
         self._claims = Claims(self.folder)
+        self._studies = Studies(self.out, self._claims, Work(core, log, rules, self._stopping), self._wake)
         working = self.folder / WORKING
         reading, attempts = Reading(working / LOCK), Attempts(working / ".attempts.json")
         self._drops = Drops(self.folder, FOLDERS, Headers(rules.threads or 2, reading, attempts, rules.tries))
-        self._jobs: list[Job] = []
         self._held: dict[str, float] = {}  # drops that could not be moved: name -> when to try again
         self._taking = True
         self._unfinished: deque[Path] = deque()  # folders that an earlier process left in working
-        self._counts = {DONE: 0, FAILED: 0, "given_up": 0}
-        self._sweep_at = 0.0  # on the monotonic clock
+        self._given_up = 0
         self._problem = ""
-        self._runners = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch-scan")
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="watch-turn")
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
 
@@ -88,7 +66,7 @@ class Watch:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._runners.shutdown()
+        self._studies.close()
         self._turns.shutdown()
         self._drops.headers.close()
         self._claims.close()
@@ -101,23 +79,24 @@ class Watch:
             "waiting": len(drops),
             "incomplete": sum(bool(drop.lacks) for drop in drops),
             "held": len(self._held),
-            "working": len(self._jobs),
+            "working": len(self._studies.current),
             "unfinished": len(self._unfinished),
-            **self._counts,
+            **self._studies.counts,
+            "given_up": self._given_up,
             **({"problem": self._problem} if self._problem else {}),
         }
 
     def _loop(self) -> None:
         """Turns until nothing is to be done; an error in one is told, and the next begins anew."""
         self._unfinished.extend(self._claims.unfinished())
-        while not (self._stopping.is_set() and all(f.done() for job in self._jobs for f in job.futures)):
+        while not self._stopping.is_set() or self._studies.running:
             self._wake.clear()
             begun = time.monotonic()
             self._guarded(self._turn)
             spent = time.monotonic() - begun
             reading = self._drops.waiting and not self._problem
             self._wake.wait(0.0 if reading else max(self.rules.poll_s, 10 * spent))
-        self._guarded(self._end_finished)
+        self._guarded(self._studies.end_finished)
 
     def _guarded(self, turn: Callable[[], None]) -> None:
         """Do a turn; what goes wrong in it is told once, and /ready says no while it lasts."""
@@ -133,28 +112,28 @@ class Watch:
         claim = self._claims.resume(folder)
         if claim is None:
             return
-        shutil.rmtree(self._part(claim), ignore_errors=True)
+        shutil.rmtree(self._studies.part(claim), ignore_errors=True)
         published = self.out / claim.name / RECORD
         if published.is_file():  # ended after the maps were out and before the originals were moved
             document = json.loads(published.read_text(encoding="ascii"))
-            self._move(claim, document)
+            self._studies.move(claim, document)
             return
         self.log.event("watch.resumed", study=hashed(claim.drop), tries=claim.tries)
         foreign = listing(claim.data).foreign if claim.data.is_dir() else {}
         if foreign:
-            self._begin(claim, [], refusals(foreign))
+            self._studies.begin(claim, [], refusals(foreign))
         elif claim.tries >= self.rules.tries:
-            self._counts["given_up"] += 1
+            self._given_up += 1
             self.log.event("watch.given_up", level="error", study=hashed(claim.drop), tries=claim.tries)
-            self._begin(claim, [], [f"the server ended {claim.tries} times while it worked on this study"])
+            self._studies.begin(claim, [], [f"the server ended {claim.tries} times while it worked on this study"])
         else:
             self._claims.begin(claim)
             scans, why = find_in(claim.data)
-            self._begin(claim, scans, [why] if why else [])
+            self._studies.begin(claim, scans, [why] if why else [])
 
     def _turn(self) -> None:
-        self._end_finished()
-        self._sweep()
+        self._studies.end_finished()
+        self._studies.sweep(self.rules.keep)
         if not self._taking:
             return
         alone = self._one_alone()
@@ -163,7 +142,7 @@ class Watch:
         here = {drop.name for drop in self._drops.current.values()}
         self._held = {name: again for name, again in self._held.items() if name in here}
         for drop in self._drops.current.values():
-            if alone or len(self._jobs) >= AT_ONCE:
+            if alone or self._studies.full:
                 return
             if drop.quiet_s < self.rules.settle_s or self._held.get(drop.name, 0.0) > time.monotonic():
                 continue
@@ -181,19 +160,12 @@ class Watch:
     def _one_alone(self) -> bool:
         """Whether nothing else may be begun. What an earlier process left is resumed here, one after the other, and
         what that process ended at is worked on alone: no neighbour must be counted with it."""
-        running = [job for job in self._jobs if not all(future.done() for future in job.futures)]
+        running = self._studies.running
         if self._unfinished and not running:
             self._wake.set()
             self._resume(self._unfinished.popleft())
             return True
         return bool(self._unfinished) or any(job.claim.tries > 1 for job in running)
-
-    def _sweep(self) -> None:
-        """Remove what ended long ago, now and then."""
-        if time.monotonic() >= self._sweep_at:
-            self._sweep_at = time.monotonic() + SWEEP_S
-            for state, study, size in self._claims.retire(self.rules.keep):
-                self.log.event("kept.removed", state=state, study=study, mib=size / 2**20)
 
     def _take(self, drop: Drop, problems: Sequence[str]) -> None:
         """Claim a drop and begin its scans; one that changed in that moment is put back."""
@@ -220,64 +192,7 @@ class Watch:
         self.log.event(
             "watch.taken", study=study_of(scans, drop.name), scans=len(scans), files=len(drop.files), mib=size / 2**20
         )
-        self._begin(claim, scans, problems)
-
-    def _begin(self, claim: Claim, scans: list[Found], problems: Sequence[str]) -> None:
-        job = Job(claim, scans, list(problems), study_of(scans, claim.drop))
-        part = self._part(claim)
-        for scan in scans:
-            future = self._runners.submit(partial(self._work.scan, scan, part, study_of([scan], claim.drop)))
-            future.add_done_callback(lambda _: self._wake.set())
-            job.futures.append(future)
-        self._jobs.append(job)
-        self._wake.set()
-
-    def _end_finished(self) -> None:
-        for job in list(self._jobs):
-            if job.again > time.monotonic() or not all(future.done() for future in job.futures):
-                continue
-            errors = [future.exception() for future in job.futures]
-            if any(isinstance(error, PutOff) for error in errors):
-                self._claims.begin(job.claim, -1)
-                self.log.event("watch.put_off", study=job.study)
-                self._jobs.remove(job)
-                continue
-            try:
-                self._end(job, errors)
-                self._jobs.remove(job)
-            except OutputError as error:
-                job.again = time.monotonic() + AGAIN_S
-                said = nameless(str(error), job.claim.drop)
-                self.log.event("watch.held", level="error", study=job.study, message=said)
-
-    def _end(self, job: Job, errors: Sequence[BaseException | None]) -> None:
-        """Publish the maps of a job that has some, then move its originals. Raises OutputError."""
-        part, place = self._part(job.claim), self.out / job.claim.name
-        scans = []
-        for scan, future, error in zip(job.scans, job.futures, errors, strict=True):
-            scans.append(future.result() if error is None else {"scan": scan.name, "error": error_fields(error)})
-        document = document_of(job.study, scans, job.problems, place, self.folder)
-        if document["out"] and not place.exists():
-            write_files({part / RECORD: [json_of(document)]}, overwrite=True)
-            try:
-                os.rename(part, place)
-            except OSError as error:
-                raise OutputError(said(place, error)) from error
-        shutil.rmtree(part, ignore_errors=True)
-        self._move(job.claim, document)
-
-    def _move(self, claim: Claim, document: dict[str, Any]) -> None:
-        where = document["state"]
-        place = self._claims.end(claim, where, document, document["reason"])
-        self._counts[where] += 1
-        self._sweep_at = 0.0
-        kinds = [one["error"]["kind"] for one in document["scans"] if "error" in one]
-        here = listing(place / DATA)
-        problems = [nameless(text, claim.drop, [*here.files, *here.foreign]) for text in document["problems"]]
-        self.log.event(
-            f"watch.{where}", level="error" if where == FAILED else "info", study=document["study"],
-            scans=len(document["scans"]), kinds=kinds or None, problems=problems or None,
-        )  # fmt: skip
+        self._studies.begin(claim, scans, problems)
 
     def _tell_once(self, drop: Drop, lacks: Sequence[str]) -> None:
         if drop.told:
@@ -287,10 +202,6 @@ class Watch:
         said = [nameless(lack, drop.name, names) for lack in lacks[:10]]
         left = self.rules.give_up_s - drop.quiet_s
         self.log.event("watch.incomplete", study=study_of(drop.scans, drop.name), lacks=said, gives_up_s=left)
-
-    def _part(self, claim: Claim) -> Path:
-        """Where maps are written before they are whole."""
-        return self.out / f".{claim.name}.part"
 
     def _check_out(self) -> None:
         """Raise OutputError where nothing can be written: then nothing is taken either."""

@@ -8,7 +8,6 @@ Originals are moved and never opened for writing. However the process ends, each
 exactly one of these; what is in working at a start is taken up again.
 """
 
-import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,14 +21,9 @@ from qsm_runtime.errors import OutputError
 from qsm_runtime.io.atomic import REMEDIES, said, write_files
 from qsm_runtime.serve.keep import Keep, Kept, remove
 from qsm_runtime.serve.log import hashed
-from qsm_runtime.serve.spool_files import size_of
+from qsm_runtime.serve.spool_files import hold, size_of
 from qsm_runtime.serve.watch_drops import Drop
 from qsm_runtime.serve.watch_folders import label, new_folder, remove_empty, try_to_move
-
-try:
-    import fcntl
-except ImportError:  # Windows: two watches of one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 WORKING, DONE, FAILED = FOLDERS = ("working", "done", "failed")
 RECORD, REASON, DATA, LOCK = "study.json", "reason.txt", "data", ".lock"
@@ -75,8 +69,10 @@ class Claims:
                     raise OutputError(
                         f"{root / name} lies on another file system, so nothing can be moved there at once"
                     )
-            self._take_lock()
+            self._lock = hold(root / WORKING / LOCK)
             try_to_move(root, root / WORKING)
+        except BlockingIOError as error:
+            raise OutputError(f"{root} is watched by another process; give each its own folder") from error
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
@@ -190,17 +186,6 @@ class Claims:
                 continue
             if not mark or (found.st_size, found.st_mtime_ns, found.st_ino) == tuple(mark):
                 os.rename(source, claim.folder / DATA / name)
-
-    def _take_lock(self) -> None:
-        if fcntl is None:
-            return
-        self._lock = os.open(self.root / WORKING / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise OutputError(f"{self.root} is watched by another process; give each its own folder") from error
 
 
 def json_of(document: Mapping[str, Any]) -> bytes:

@@ -581,9 +581,10 @@ def test_a_drop_that_cannot_be_taken_is_told_once_and_taken_when_it_can_be(tmp_p
 
 @pytest.mark.usefixtures("permissions")
 def test_a_folder_that_may_not_be_moved_stays_and_is_told(tmp_path):
-    with Watching(tmp_path) as w:
-        study(w.inbox / "drop")
-        os.chmod(w.inbox / "drop", stat.S_IRUSR | stat.S_IXUSR)
+    w = Watching(tmp_path)
+    study(w.inbox / "drop")
+    os.chmod(w.inbox / "drop", stat.S_IRUSR | stat.S_IXUSR)
+    with w:
         until(lambda: w.events("watch.held"))
         assert len(contents(w.inbox / "drop")) == 24
         assert claims(w.inbox, "working") == []

@@ -64,7 +64,7 @@ def test_an_end_before_any_change_of_a_folder_loses_nothing(tmp_path, monkeypatc
             else:
                 assert len(done) == step
                 break
-        first.watch._runners.shutdown()  # other threads end with the process, and the lock goes with it
+        first.watch._studies.close()  # other threads end with the process, and the lock goes with it
         first.watch._claims.close()
         files = {path: data for path, data in contents(first.inbox).items() if path.endswith(".dcm")}
         assert sorted(files.values()) == before, step
