@@ -96,8 +96,8 @@ def invert(
     ] = None,
     settings: options.Settings = None,
     reference: Annotated[
-        str, typer.Option("--reference", metavar="METHOD", help="What becomes zero; none keeps the map as it is.")
-    ] = "whole_mask",
+        str, typer.Option("--reference", metavar="METHOD", help="What becomes zero, such as whole_mask.")
+    ] = "none",  # a stage alone; a level that the field told (kernels/images.py) is not to be lost
     region: Annotated[Path | None, typer.Option("--region", metavar="FILE", help="With --reference region.")] = None,
     units: Units = None,
     b0_tesla: options.B0Tesla = None,

@@ -57,10 +57,11 @@ Drain = Annotated[
     typer.Option("--drain-s", metavar="S", help="Time after SIGTERM for what was taken; the rest stays on disk."),
 ]
 KeepDays = Annotated[
-    float, typer.Option("--keep-days", metavar="D", help="Ended studies, failed ones too, are removed after that; inf.")
+    float,
+    typer.Option("--keep-days", metavar="D", help="How long ended studies are kept, failed ones too; inf: for ever."),
 ]
 KeepGib = Annotated[
-    float, typer.Option("--keep-gib", metavar="GIB", help="... and the oldest of them beyond so much; inf: all stay.")
+    float, typer.Option("--keep-gib", metavar="GIB", help="How much of them is kept, the oldest go first; inf: all.")
 ]
 Tries = Annotated[
     int, typer.Option("--tries", metavar="N", help="A study at which the server ended so often is given up.")
@@ -195,5 +196,6 @@ def readiness(chosen: Shared, state: dict[str, Any]) -> str:
     """The line that says that studies are taken, where and how."""
     where = "; ".join(f"{name} {front.get('where', '')}".strip() for name, front in state["front_ends"].items())
     deadline = "" if chosen.deadline_s is None else f", {chosen.cheaper} after {chosen.deadline_s:g} s"
+    asked = f" ({', '.join(chosen.allowed)} if asked for)" if chosen.allowed else ""
     health = f"; health {state['health']}/status" if "health" in state else ""
-    return f"ready: {where}; recipe {chosen.recipe}{deadline}{health}; end with Ctrl-C or SIGTERM"
+    return f"ready: {where}; recipe {chosen.recipe}{asked}{deadline}{health}; end with Ctrl-C or SIGTERM"

@@ -93,8 +93,7 @@ class Work:
             self.spool.give_back(job.name)
             return "withdrawn"
         if said is None:
-            self.fail(job.name, job.study, job.names, reason)
-            return "failed"
+            raise ReconstructionError(reason)  # the job is failed in the turn in which its study learns of it
         self.spool.answer(job.name, {"study": job.study.key, "utc": utc(), **said})
         self._deliver(job.name)
         said["after_last_s"] = time.monotonic() - job.study.last

@@ -204,8 +204,7 @@ class Jobs:
             job.study.answered = {old for old in job.study.answered if not old < job.names} | {job.names}
         elif outcome == "failed":
             job.study.leave(job.names)
-        else:
-            job.study.looked = -1
+        job.study.looked = -1  # slices may have come meanwhile
 
     def _close(self, study: Study) -> None:
         """Nothing more will come: what was not answered fails, with what it misses, or was of no use."""

@@ -113,8 +113,8 @@ class _Service:
 
     def start(self, signals: "_Signals") -> bool:
         """Warm up and take studies; False where a signal came first."""
-        self.log.event("service.start", pid=os.getpid(), front_ends=[f.name for f in self.front_ends])
         try:
+            self.log.event("service.start", pid=os.getpid(), front_ends=[f.name for f in self.front_ends])
             self.core.start()
             for front_end in self.front_ends:
                 front_end.start()

@@ -25,7 +25,7 @@ def made(dataset, tmp_path_factory):
         ["background", field, "--mask", mask, "-o", f"{folder}/local.nii.gz", "--method", "sharp",
          "--set", "radius_mm=6"],
         ["invert", f"{folder}/local.nii.gz", "--mask", f"{folder}/local_mask.nii.gz", "-o", f"{folder}/chi.nii.gz",
-         "--method", "tkd"],
+         "--method", "tkd", "--reference", "whole_mask"],
     ):  # fmt: skip
         assert main([*command, "-q"]) == 0, command
     return folder
@@ -46,6 +46,17 @@ def test_sidecars_say_unit_and_options(made):
     assert chi["Units"] == "ppm"
     assert chi["ReferenceRegion"] == "whole_mask"
     assert json.loads((made / "unwrapped.json").read_text())["Units"] == "rad"
+
+
+def test_a_stage_alone_keeps_the_level_of_its_map(qsm, made, tmp_path):
+    chi = tmp_path / "chi.nii.gz"
+    ran = qsm("invert", made / "local.nii.gz", "--mask", made / "local_mask.nii.gz", "-o", chi, "--method", "tkd")
+    assert ran.code == 0
+    told, referenced = (json.loads(path.read_text()) for path in (tmp_path / "chi.json", made / "chi.json"))
+    assert (told["ReferenceRegion"], told["ReferenceValue"]) == ("none", 0.0)
+    inside = load(made / "local_mask.nii.gz") > 0
+    moved = (load(chi) - load(made / "chi.nii.gz"))[inside]
+    assert np.abs(moved - referenced["ReferenceValue"]).max() < 1e-6
 
 
 def test_unwrapped_phase_differs_by_whole_turns(made, dataset):

@@ -56,7 +56,6 @@ class Running:
 
     def __exit__(self, *error):
         self.settle()
-        self.node._stored = 0.0  # nobody is waited for who might send more
         self.node.stop()
 
     @property

@@ -114,7 +114,7 @@ def test_client_vanishes(tmp_path, paths):
         until(lambda: not all(one["orderly"] for one in run.log.events("association.ended")))
         serves(run)
         assert run.node.spool.state()["waiting"] == 20
-        time.sleep(1)
+        time.sleep(0.5)
         assert not run.core.asked
         run.send(paths[20:])
         run.done()
