@@ -156,7 +156,7 @@ class Loop(nn.Module):
         images = torch.zeros_like if self.free_steps else images_of(s)
         of_mask = images(mask)
         edge = convolve(mask, d, shape) - of_mask  # type: ignore[arg-type]
-        weighted = s["weight2"] * edge
+        weighted = s["kept2"] * edge
         power = (weighted * edge).sum()
 
         def levelled(x: Tensor) -> tuple[Tensor, Tensor]:

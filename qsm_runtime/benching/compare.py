@@ -119,7 +119,8 @@ def unmeasured(new: Sequence[Record], baseline: Sequence[Record]) -> list[str]:
 def check(new: Sequence[Record], baseline: Sequence[Record], tolerance: float = TOLERANCE) -> list[Verdict]:
     """Every case of the baseline that was measured again: slower, larger or less accurate beyond what noise explains.
 
-    margin = tolerance, or the doubts about both medians together where they are more.
+    margin = tolerance, or the doubts about both medians together where they are more, and the change of the machine's
+    pace between the two on top.
     """
     again = {records.key_of(r): r for r in records.latest(new)}
     verdicts = []
@@ -138,16 +139,22 @@ def check(new: Sequence[Record], baseline: Sequence[Record], tolerance: float = 
 def _verdict(new: Record, old: Record, tolerance: float) -> Verdict:
     ratio = new["time"]["median_s"] / max(old["time"]["median_s"], 1e-9)
     margin = max(tolerance, SIGMAS * float(np.hypot(noise.doubt(new), noise.doubt(old))))
+    pace = noise.pace(new, old)
+    margin += max(pace, 1 / pace) - 1
     said = []
     failed = ratio > 1 + margin
     undecided = margin > 2 * tolerance and 1 / (1 + margin) <= ratio <= 1 + margin
     if failed:
-        more = f"more than the {100 * margin:.0f} % that noise and tolerance allow"
+        more = f"more than the {100 * margin:.0f} % that noise, pace and tolerance allow"
         said.append(f"slower: ×{ratio:.2f}, {more}{_causes(new, old)}")
     elif ratio < 1 / (1 + margin):
         said.append(f"faster: ×{ratio:.2f}")
     else:
         said.append(f"undecided within {100 * margin:.0f} %; run it again" if undecided else "as before")
+        if undecided and max(pace, 1 / pace) > 1 + tolerance:
+            said[-1] += (
+                f" (the FFT pair took ×{pace:.2f} of the baseline's: another pace, or slower FFTs)"
+            )
     was, now = _xsim(old), _xsim(new)
     if now < was - ACCURACY_LOSS:
         failed = True

@@ -40,6 +40,15 @@ def drift(record: Mapping[str, Any]) -> float:
     return max(before, after) / max(min(before, after), 1e-12) - 1
 
 
+def pace(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
+    """How much longer one FFT plan took beside `new` than beside `old`; 1 where either does not tell.
+
+    The same machine has fast and slow hours, and what ran in them cannot be held against each other any closer.
+    """
+    times = [(r.get("yardstick") or {}).get("fft_pair_s") or [] for r in (new, old)]
+    return float(np.median(times[0]) / np.median(times[1])) if min(map(len, times)) >= 3 else 1.0
+
+
 def doubt(record: Mapping[str, Any]) -> float:
     """Share by which a record's median may be off: its own uncertainty, the load seen beside it, the pace's drift."""
     time, load = record["time"], record.get("load") or {}

@@ -7,7 +7,7 @@
                                                   and so may be the surroundings of a source that TV did not reach
     z_k      x_k + CNN(x_k, h_k, g_k, sigma, s mask)
     x_k+1    mask (z_k + F^-1 [ D / (D^2 + nu) F W^2 (f - D z_k) ]) + c mask     what the network left unexplained
-    c        argmin |W (D (x + c mask) - f)|^2            the map's level: of the field, the mask's edge alone tells it
+    c        argmin |V (D (x + c mask) - f)|^2            the map's level: of the field, the mask's edge alone tells it
 
 D x is the field of free space: of the periodic grid, less that of the map's images (kernels/images.py). sigma is the
 field's standard deviation and s the mean size of x_0. Every channel scales with the field and the network is
@@ -171,7 +171,7 @@ def refine(
     images = Images(prepared.box, grid) if background is None else np.zeros_like
     of_mask = images(prepared.mask.astype(np.float32))
     edge = filtered(prepared.mask, dipole) - of_mask
-    weighted = prepared.weight2 * edge
+    weighted = prepared.kept2 * edge
     power = float(np.vdot(weighted, edge))
 
     def residual() -> np.ndarray:

@@ -26,6 +26,18 @@ def test_check_allows_what_noise_explains_and_no_more():
     assert compare.check([made(median=9.0, load=BUSY)], old)[0].failed
 
 
+def test_check_knows_a_slow_hour_of_the_machine():
+    """The FFT pair slowed down as much as the recipe: nothing is shown. What slowed down more is named."""
+    hour = [{"yardstick": {"fft_pair_s": [pair, 1.01 * pair, 0.99 * pair], "copy_s": []}} for pair in (0.010, 0.014)]
+    old = [{**made(), **hour[0]}]
+    (verdict,) = compare.check([{**made(median=2.7), **hour[1]}], old)
+    assert verdict.undecided
+    assert not verdict.failed
+    assert "×1.40" in verdict.said
+    assert compare.check([{**made(median=2.7), **hour[0]}], old)[0].failed
+    assert compare.check([{**made(median=3.6), **hour[1]}], old)[0].failed
+
+
 def test_check_fails_where_accuracy_or_memory_is_lost():
     assert "less accurate" in compare.check([made(xsim=0.65)], [made()])[0].said
     assert "more memory" in compare.check([made(peak=700.0)], [made()])[0].said
