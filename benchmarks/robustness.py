@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from qsm_runtime.scan import Scan
 ROOT = Path(__file__).resolve().parents[1]
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 STAGES = ("background", "inversion", "single_step")
+OURS = {"inversion": "dipole", "single_step": "total"}  # packaged networks
 MOST_NOISE_PPM = 0.3  # where a voxel is not to be trusted at all, or nearly so
 NEAR_BEST = 0.9
 BASE: dict[str, Any] = {
@@ -99,14 +101,23 @@ def attempt(pool: ThreadPoolExecutor, call: Callable[[], Any]) -> tuple[dict[str
     return {"status": "ok", "cpu_s": time.process_time() - start}, future.result()
 
 
+def functions(stage: str) -> dict[str, Callable[..., Any]]:
+    """The stage's methods, and our network for it by its name."""
+    methods = dict(stages.methods(stage))
+    network = methods.pop(NETWORK, None)
+    if network is not None and stage in OURS:
+        methods[OURS[stage]] = partial(network, model=OURS[stage])
+    return methods
+
+
 def method_runs(
     inputs: Any, wanted: Callable[[str, str], bool], sweep: bool, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str, float | None, dict[str, Any]]]:
     """(stage, method, factor on the automatic value or None, record's own part) of each run."""
     noise, reliability = noisy(inputs)
     for stage in STAGES:
-        for name, function in stages.methods(stage).items():
-            if name == NETWORK or not wanted(stage, name):
+        for name, function in functions(stage).items():
+            if not wanted(stage, name):
                 continue
             (first, *rest), supplied, scored = prepare(stage, inputs)
             arguments = (first + noise, *rest)

@@ -12,9 +12,11 @@ import torch
 from export import package
 from export.cards import NONE, Values, card, normalisation, port, size
 from export.train.dipole_net import MULTIPLE, DipoleNet
+from export.train.simulate import PEAK_SNR
 from qsm_runtime.networks import joint_proximal as joint
 from qsm_runtime.networks.learned_proximal import CHANNELS, ITERATIONS, PASSES, RIDGE
 
+WEIGHTS = "2"  # version of a network: counted up with new weights
 BYTES_PER_VOXEL = 60.0  # peak of a run: 51 at 160 x 192 x 160 on the CPU provider
 REACH = 16  # voxels cut off where patches meet: beyond it a voxel's output hardly depends on what it does not see
 ANY_GRID: Values = {"voxel_mm": None, "tolerance": 0.0, "resample": "none", "b0": "in_dipole"}
@@ -25,13 +27,13 @@ DOMAIN: Values = {
     "field_ppm": None,
     "voxel_mm": [0.6, 3.5],
     "angle_deg": [0.0, 90.0],
-    "snr": [20.0, 300.0],
+    "snr": list(PEAK_SNR),
 }
 
 
 def proximal_card(name: str, task: str, title: str, anatomy: str, domain: Values, physics: Values) -> Values:
     """All of a card but what package.write fills in."""
-    return card(
+    made = card(
         name, task, f"{name}: {title}",
         "qsm_runtime; scheme after Lai 2020, doi:10.1007/978-3-030-59713-9_13, and Adler 2018, "
         "doi:10.1109/TMI.2018.2799231",
@@ -44,6 +46,7 @@ def proximal_card(name: str, task: str, title: str, anatomy: str, domain: Values
         },
         domain=domain, anatomy=anatomy, spdx="MIT", redistributable=True, physics=physics,
     )  # fmt: skip
+    return {**made, "version": WEIGHTS}
 
 
 def dipole_card() -> Values:
