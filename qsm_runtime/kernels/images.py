@@ -1,10 +1,10 @@
 """What a transform's periodic grid adds to the field of a map: that of the map's images in the boxes all around.
 
     periodic - free space = F^-1 D F x - (D x in a box twice as wide)
-Inside the box this is smooth, since the images lie outside: a few millimetres' resolution tells it to 2 % of itself
-where a double box at full resolution would cost eight times the transform. It is of the size of the noise of a good
-scan, and what takes it for field answers with a wrong level and slow shading (cf. Marques and Bowtell 2005,
-10.1002/cmr.b.20034, on the grid to be padded).
+Inside the box this is smooth, since the images lie outside: a few millimetres tell it to 1 to 4 % of itself, where a
+double box at full resolution would cost eight times the transform. It is of the size of the noise of a good scan, and
+what takes it for field answers with a wrong level and slow shading (cf. Marques and Bowtell 2005, 10.1002/cmr.b.20034,
+on the grid to be padded).
 """
 
 import numpy as np
