@@ -152,9 +152,7 @@ def _verdict(new: Record, old: Record, tolerance: float) -> Verdict:
     else:
         said.append(f"undecided within {100 * margin:.0f} %; run it again" if undecided else "as before")
         if undecided and max(pace, 1 / pace) > 1 + tolerance:
-            said[-1] += (
-                f" (the FFT pair took ×{pace:.2f} of the baseline's: another pace, or slower FFTs)"
-            )
+            said[-1] += f" (the FFT pair took ×{pace:.2f} of the baseline's: another pace, or slower FFTs)"
     was, now = _xsim(old), _xsim(new)
     if now < was - ACCURACY_LOSS:
         failed = True
