@@ -34,7 +34,7 @@ ITERATIONS = 24  # of 1 mm
 PASSES = 2
 DATA_RIDGE = 0.1  # nu
 FREE_STEPS = 4  # of the sources outside
-LEAST_DEVIATION = 0.08  # sigma over s: a field without noise is not without error, and none was trained on
+LEAST_DEVIATION = 0.08  # sigma over s: a field without noise is not without error
 START_SHARE = 0.6  # of the time
 Progress = Callable[[float], None] | None
 
